@@ -1,0 +1,60 @@
+// net.h: the socket calls that every stage makes in the same way.
+
+#pragma once
+
+#include "common/address.h"
+#include "common/fd.h"
+#include "common/options.h"
+
+#include <netinet/tcp.h>
+#include <string_view>
+#include <sys/socket.h>
+
+inline void turn_on(int fd, int level, int option, const char* what) {
+    int on = 1;
+    check(setsockopt(fd, level, option, &on, sizeof on), what);
+}
+
+// A TCP socket that listens on options.address. `flags` may add SOCK_NONBLOCK.
+inline Fd listen_on(const Options& options, int flags = 0) {
+    const Address& address = options.address;
+    Fd listener{check(socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | flags, 0), "socket")};
+
+    // Without this, bind() fails for a minute after a restart, while connections of the last run
+    // are in TIME_WAIT.
+    turn_on(listener.get(), SOL_SOCKET, SO_REUSEADDR, "SO_REUSEADDR");
+
+    // Accepted sockets inherit it. With Nagle's algorithm, the second part of a reply would wait
+    // for the client's delayed ACK: 40 ms.
+    turn_on(listener.get(), IPPROTO_TCP, TCP_NODELAY, "TCP_NODELAY");
+
+    check(bind(listener.get(), address.data(), address.length),
+          ("bind " + to_string(address)).c_str());
+    check(listen(listener.get(), SOMAXCONN), "listen");
+    return listener;
+}
+
+// The one line on stdout. From here on clients can connect: the kernel queues them.
+inline void announce(const Options& options, int listener) {
+    std::printf("%s listening on %s\n", options.name, to_string(local_address(listener)).c_str());
+    std::fflush(stdout);
+}
+
+// Did accept() fail because this process or the system is out of something? Every other error is
+// that of one connection, which is gone: the next one may be fine (accept(2), "Error handling").
+inline bool out_of_resources(int error) {
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+}
+
+// Send all of `bytes` on a blocking socket, however long that takes. False if the peer is gone.
+inline bool send_all(int fd, std::string_view bytes) {
+    while (!bytes.empty()) {
+        // MSG_NOSIGNAL: a peer that has gone is an error to look at (EPIPE). Without it, it is a
+        // signal that ends this process (SIGPIPE).
+        ssize_t n = send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+        if (n == -1 && errno == EINTR) continue;
+        if (n == -1) return false;
+        bytes.remove_prefix(n);  // send() may take only a part
+    }
+    return true;
+}
