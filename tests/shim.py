@@ -26,6 +26,20 @@ CALLS = ("accept", "recv", "send", "epoll_wait", "poll", "select", "epoll_ctl", 
 WAITS = ("epoll_wait", "poll", "select")
 SPIN = 1000  # calls without progress in a row
 
+# The errors that the shim knows for each call: the table `errors` in tests/shim.cpp.
+LEGAL = {
+    "accept": "EINTR EAGAIN ENOMEM ENOBUFS EMFILE ENFILE ECONNABORTED EPERM EPROTO ENETDOWN "
+    "ENETUNREACH EHOSTUNREACH",
+    "recv": "EINTR EAGAIN ENOMEM ENETUNREACH EHOSTUNREACH ECONNRESET ETIMEDOUT",
+    "send": "EINTR EAGAIN ENOMEM ENOBUFS ENETDOWN ENETUNREACH EHOSTUNREACH ECONNRESET ETIMEDOUT "
+    "EPIPE",
+    "epoll_wait": "EINTR",
+    "poll": "EINTR ENOMEM",
+    "select": "EINTR ENOMEM",
+    "epoll_ctl": "ENOMEM ENOSPC",
+    "close": "EINTR EIO",
+}
+
 FIELDS = ("calls", "done", "amount", "interrupted", "again", "failed", "injected", "refused")
 
 

@@ -14,7 +14,7 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from shim import CALLS, SPIN, Shim  # noqa: E402
+from shim import CALLS, LEGAL, SPIN, Shim  # noqa: E402
 
 PRELUDE = """
 import errno, os, select, signal, socket, sys, threading
@@ -64,19 +64,6 @@ while True:
             clients.remove(s)
             s.close()
 """
-
-LEGAL = {
-    "accept": "EINTR EAGAIN ENOMEM ENOBUFS EMFILE ENFILE ECONNABORTED EPERM EPROTO ENETDOWN "
-    "ENETUNREACH EHOSTUNREACH",
-    "recv": "EINTR EAGAIN ENOMEM ENETUNREACH EHOSTUNREACH ECONNRESET ETIMEDOUT",
-    "send": "EINTR EAGAIN ENOMEM ENOBUFS ENETDOWN ENETUNREACH EHOSTUNREACH ECONNRESET ETIMEDOUT "
-    "EPIPE",
-    "epoll_wait": "EINTR",
-    "poll": "EINTR ENOMEM",
-    "select": "EINTR ENOMEM",
-    "epoll_ctl": "ENOMEM ENOSPC",
-    "close": "EINTR EIO",
-}
 
 
 def frame(payload):
