@@ -56,7 +56,7 @@ class Hang(Exception):
 
 
 class Ended(Exception):
-    """The server has exited, or was killed."""
+    """The server has exited, was killed, or takes no connection."""
 
 
 def frame(size):
@@ -108,7 +108,9 @@ class Run:
     def check_time(self, what):
         """Raise if the server has ended, or the run takes too long."""
         if self.process.poll() is not None:
-            raise Ended(f"{self}: exit status {self.process.returncode} while waiting for {what}")
+            status = self.process.returncode
+            how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
+            raise Ended(f"{self}: {how} while waiting for {what}\n{self.stderr()}")
         if time.monotonic() > self.end:
             raise Hang(f"{self}: waited {FAILSAFE} s for {what}\n{self.shim.report()}")
 
@@ -137,7 +139,10 @@ class Run:
 
     def connect(self):
         """A new client."""
-        client = Client(self)
+        try:
+            client = Client(self)
+        except OSError as error:
+            raise Ended(f"{self}: cannot connect: {error}\n{self.shim.report()}") from error
         self.clients.append(client)
         return client
 
