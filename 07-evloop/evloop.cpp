@@ -57,7 +57,7 @@ Conn::Conn(Loop& loop, Fd fd, const Address& peer, std::uint64_t id)
     : Source(std::move(fd)), loop_(loop), id_(id), peer_(peer) {}
 
 void Conn::consume(std::size_t n) {
-    in_.consume(n);
+    in_.consume(std::min(n, in_.size()));  // after close() there is nothing
     loop_.touch(*this);
 }
 
