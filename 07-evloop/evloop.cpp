@@ -75,6 +75,7 @@ void Conn::write(std::string_view bytes) {
 }
 
 void Conn::hold() {
+    if (closing_) return;
     held_ = true;
     loop_.touch(*this);
 }
