@@ -58,6 +58,7 @@ Conn::Conn(Loop& loop, Fd fd, const Address& peer, std::uint64_t id)
 
 void Conn::consume(std::size_t n) {
     in_.consume(std::min(n, in_.size()));  // after close() there is nothing
+    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
     loop_.touch(*this);
 }
 
@@ -71,7 +72,6 @@ void Conn::write(std::string_view bytes) {
     if (bytes.empty()) return;
     if (out_.empty()) out_ = loop_.take(loop_.spares_);
     out_.append(bytes);
-    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
 }
 
 void Conn::hold() {
@@ -207,6 +207,7 @@ void Conn::settle() {
         std::size_t sent = send_some(out_.view());
         if (!broken_) out_.consume(sent);
     }
+    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
     if (paused_ && out_.size() <= loop_.limits_.low_water) {
         paused_ = false;
         more_ = !in_.empty();
