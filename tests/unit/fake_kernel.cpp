@@ -21,12 +21,12 @@ ssize_t __real_send(int fd, const void* bytes, std::size_t size, int flags);
 int __real_clock_gettime(clockid_t clock, timespec* time);
 
 int __wrap_epoll_wait(int epoll, epoll_event* events, int most, int timeout) {
-    constexpr int moment = 10;  // ms
+    constexpr int moment = 1;  // ms
     if (!kernel.clock_stopped && !kernel.epoll_wait)
         return __real_epoll_wait(epoll, events, most, timeout);  // perhaps on several threads
-    ++kernel.waits;
     if (kernel.epoll_wait) return kernel.epoll_wait(epoll, events, most, timeout);
     int count = __real_epoll_wait(epoll, events, most, std::min(timeout, moment));
+    kernel.quiet_waits = count == 0 && timeout > 0 ? kernel.quiet_waits + 1 : 0;
     if (count == 0 && kernel.time_flies) kernel.now += std::chrono::milliseconds(timeout);
     return count;
 }

@@ -39,7 +39,7 @@ struct Kernel {
     // With this too, a wait in which nothing comes lasts its whole time out, at no cost.
     bool time_flies = false;
 
-    int waits = 0;  // calls of epoll_wait()
+    int quiet_waits = 0;  // calls of epoll_wait() in a row that could sleep, and saw nothing
 };
 
 extern Kernel kernel;

@@ -87,7 +87,8 @@ protected:
     Client& accepted_client(int receive_buffer = 0);
     Conn* last_conn();  // the one that was accepted last
 
-    // Does the loop rest: does it wait, and nothing but a tick wakes it?
+    // Does the loop come to rest? It does when nothing but the tick has ended fifty waits in a row.
+    // Moves the clock by a tick for each.
     [[nodiscard]] bool rests();
 
     KernelGuard guard_;
