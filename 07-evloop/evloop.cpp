@@ -229,10 +229,12 @@ void Conn::begin_closing() {
 
 // close() with input unread, or before all has arrived, makes the kernel send a reset, and that may
 // destroy an answer still on its way. So we say that we have finished, throw away what comes, and
-// wait for the peer's FIN. After stop() we need not if it has acknowledged all there was.
+// wait for the peer's FIN. After stop() we need not if nothing is unread or unacknowledged.
 bool Conn::safe_to_close() const {
+    int unread = 1;
     int unacknowledged = 1;
-    return eof_ || (drained_ && ioctl(fd(), SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0);
+    return eof_ || (loop_.stopping_ && ioctl(fd(), SIOCINQ, &unread) == 0 && unread == 0 &&
+                    ioctl(fd(), SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0);
 }
 
 // An idle connection holds no buffers, and one that waits for the rest of a message no large ones.
