@@ -549,7 +549,8 @@ void Loop::begin_stop() {
 // connections: that is for the next turn.
 void Loop::settle() {
     settling_.swap(touched_);
-    for (Conn* conn : settling_) settle(*conn);
+    for (std::size_t i = 0; i < settling_.size(); ++i)
+        settle(*settling_[i]);  // on_close() may connect(), and so move the array
     settling_.clear();
     retired_.reset();
     bool room = accepting_ && connections_ < limits_.max_connections;
