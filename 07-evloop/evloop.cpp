@@ -198,7 +198,8 @@ std::uint32_t Conn::interest() const {
 void Conn::progress() {
     const Limits& limits = loop_.limits_;
     auto limit = connecting_ ? limits.connect : closing_ ? limits.drain : limits.idle;
-    deadline_ = limit == 0ms ? Loop::Time::max() : loop_.now_ + limit;
+    // Not loop_.now_: a callback before us in this turn may have taken long.
+    deadline_ = limit == 0ms ? Loop::Time::max() : clock_now() + limit;
 }
 
 void Conn::settle() {
@@ -533,7 +534,7 @@ void Loop::tick() {
 // No new clients. Who is in the queue is served, and of everyone what has come by now.
 void Loop::begin_stop() {
     stopping_ = true;
-    stop_deadline_ = now_ + limits_.drain;
+    stop_deadline_ = clock_now() + limits_.drain;
     for (int listener : listeners_) {
         survives([&] { accept_clients(listener, SOMAXCONN); });
         retire(listener);
