@@ -526,7 +526,8 @@ void Loop::tick() {
     next_tick_ += ((now_ - next_tick_) / limits_.tick + 1) * limits_.tick;
     accepting_ = true;  // somebody else may have given back a descriptor
     each_conn([this](Conn& conn) {
-        if (conn.deadline_ <= now_ && !conn.held_) conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
+        if (conn.deadline_ <= now_ && !(conn.held_ && !conn.connecting_))
+            conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
     });
     survives([this] { handler_.on_tick(); });
 }
