@@ -554,7 +554,7 @@ void Loop::settle() {
     for (std::size_t i = 0; i < settling_.size(); ++i)
         settle(*settling_[i]);  // on_close() may connect(), and so move the array
     settling_.clear();
-    retired_.reset();
+    while (retired_) retired_ = std::move(retired_->next_);  // not recursively: it may be long
     bool room = accepting_ && connections_ < limits_.max_connections;
     for (int listener : listeners_) set_interest(*at(listener), room ? EPOLLIN + 0u : 0u);
 }
