@@ -304,13 +304,14 @@ Loop::~Loop() {
 }
 
 bool Loop::listen(Fd listener) {
+    if (stopping_) return errno = ECANCELED, false;
     int flags = fcntl(listener.get(), F_GETFL);
     if (flags == -1 || fcntl(listener.get(), F_SETFL, flags | O_NONBLOCK) == -1) return false;
     int fd = listener.get();
+    listeners_.reserve(listeners_.size() + 1);  // so that nothing can fail once it is watched
+    if (!watch(std::make_unique<Listener>(*this, std::move(listener)), EPOLLIN)) return false;
     listeners_.push_back(fd);
-    if (watch(std::make_unique<Listener>(*this, std::move(listener)), EPOLLIN)) return true;
-    listeners_.pop_back();
-    return false;
+    return true;
 }
 
 Conn* Loop::connect(const Address& to) {
