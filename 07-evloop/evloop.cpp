@@ -535,6 +535,7 @@ void Loop::tick() {
 
 // No new clients. Who is in the queue is served, and of everyone what has come by now.
 void Loop::begin_stop() {
+    run_tasks();  // posted before stop(), and perhaps since this turn's wait
     stopping_ = true;
     stop_deadline_ = clock_now() + limits_.drain;
     for (int listener : listeners_) {
