@@ -529,6 +529,7 @@ void Loop::tick() {
     each_conn([this](Conn& conn) {
         if (conn.deadline_ <= now_ && !(conn.held_ && !conn.connecting_))
             conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
+        if (stopping_) touch(conn);  // what it was sent may be acknowledged by now
     });
     survives([this] { handler_.on_tick(); });
 }
