@@ -563,7 +563,7 @@ void Loop::settle() {
 }
 
 void Loop::settle(Conn& conn) {
-    conn.settle();
+    if (!survives([&] { conn.settle(); })) conn.on_exception();  // out of memory, in tidy()
     if (!conn.dead_ && !set_interest(conn, conn.interest())) conn.fail(errno);
     if (conn.dead_) return destroy(conn);
     conn.touched_ = false;
