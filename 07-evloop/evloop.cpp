@@ -71,7 +71,11 @@ void Conn::write(std::string_view bytes) {
         bytes.remove_prefix(send_some(bytes));
     if (bytes.empty()) return;
     if (out_.empty()) out_ = loop_.take(loop_.spares_);
-    out_.append(bytes);
+    try {
+        out_.append(bytes);
+    } catch (const std::bad_alloc&) {
+        fail(ENOMEM);
+    }
 }
 
 void Conn::hold() {
@@ -579,7 +583,7 @@ void Loop::destroy(Conn& conn) {
     // close() alone takes it out of the list only with the last copy of the descriptor, and a
     // process that was forked just now may have one (epoll(7), Q6).
     set_interest(conn, 0);
-    if (conn.out_.empty()) return;
+    if (conn.out_.empty() && conn.error_ != ENOMEM) return;
     linger reset{.l_onoff = 1, .l_linger = 0};  // else a cut stream would look like a whole one
     setsockopt(conn.fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 }
