@@ -268,9 +268,13 @@ struct Loop::Extra : Source {
     ~Extra() override { fd_.release(); }  // it was borrowed
 
     void on_ready(std::uint32_t events) override {
+        // When the other side is gone and nothing is left to read, that would be reported for
+        // ever: it cannot be masked. A socket at its end counts as readable, with 0 bytes.
+        int unread = 1;
+        if (events & EPOLLIN) ioctl(fd(), FIONREAD, &unread);
+        bool over = events & (EPOLLHUP | EPOLLERR) && (!(events & EPOLLIN) || unread == 0);
         loop.handler_.on_fd(fd(), events);
-        // The other side is gone. That cannot be masked, so it would be reported for ever.
-        if (events & (EPOLLHUP | EPOLLERR) && !(events & EPOLLIN) && !retired_) on_exception();
+        if (over && !retired_) on_exception();
     }
     void on_exception() override {
         if (!retired_) loop.remove_fd(fd());
