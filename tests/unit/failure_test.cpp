@@ -139,9 +139,10 @@ TEST_F(AllocationTest, TheKthThatFailsIsThatConnectionOnly) {
     bool failed = true;
     int k = 0;
     for (; failed && k < 100; ++k) {
-        hooks.accepted = hooks.closed = 0;
-        make_loop();
         clients.clear();
+        hooks.accept = {};
+        make_loop();
+        hooks.accepted = hooks.closed = 0;
         Client& bystander = accepted_client();
         int accepted = hooks.accepted;
         hooks.accept = [](Conn& conn) { return conn.state = std::string(100, 's'), true; };
@@ -306,7 +307,7 @@ TEST_F(MemoryTest, AnIdleConnectionHoldsNoBuffers) {
     for (auto& client : clients) {
         client->send(sent);
         EXPECT_TRUE(turn_until([&] { return client->bytes.size() == sent.size(); }));
-        client->bytes = {};
+        std::string().swap(client->bytes);
     }
     turn(5);
     EXPECT_LE(bytes_allocated(), before + (1 << 20)) << "for 300 that are idle again";

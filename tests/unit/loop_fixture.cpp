@@ -183,8 +183,10 @@ bool LoopTest::turn_until(const std::function<bool()>& condition, bool receive) 
 bool LoopTest::run_to_the_end() {
     return eventually([&] {
         bool more = loop().turn();
-        for (auto& client : clients)
+        for (auto& client : clients) {
             if (receiving) client->receive();
+            if (client->over()) client->close();
+        }
         return !more;
     });
 }

@@ -82,7 +82,8 @@ protected:
     Client& add_client(int receive_buffer = 0);
     void turn(int times = 1);  // clients receive after each
     [[nodiscard]] bool turn_until(const std::function<bool()>& condition, bool receive = true);
-    [[nodiscard]] bool run_to_the_end();  // turns until the loop says that it is done
+    // Turns until the loop says that it is done. Clients close when the loop has.
+    [[nodiscard]] bool run_to_the_end();
     void pass(std::chrono::milliseconds time) { kernel.now += time; }
     Client& accepted_client(int receive_buffer = 0);
     Conn* last_conn();  // the one that was accepted last
