@@ -23,7 +23,7 @@ bool echo(Client& client) {
 int main(int argc, char** argv) {
     Options options = parse_options(argc, argv, "01-blocking", 9001);
     Fd listener = listen_on(options);
-    announce(options, listener.get());
+    announce(options);
 
     for (;;) {
         // Sleeps until somebody connects. Who comes later waits in the kernel's queue.

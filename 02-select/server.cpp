@@ -82,7 +82,7 @@ int main(int argc, char** argv) {
         std::fprintf(stderr, "02-select: the listener's descriptor does not fit into an fd_set\n");
         return 1;
     }
-    announce(options, server.listener.get());
+    announce(options);
 
     for (;;) {
         for (int fd : server.wait_ready()) {

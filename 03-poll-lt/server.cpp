@@ -70,7 +70,7 @@ int main(int argc, char** argv) {
     Options options = parse_options(argc, argv, "03-poll-lt", 9003);
     Server server{.listener = listen_on(options)};
     server.watch(server.listener.get());
-    announce(options, server.listener.get());
+    announce(options);
 
     for (;;) {
         for (int fd : server.wait_ready()) {

@@ -69,7 +69,7 @@ int main(int argc, char** argv) {
     Options options = parse_options(argc, argv, "04-epoll-lt", 9004);
     Server server{.listener = listen_on(options)};
     check(server.watch(server.listener.get()) ? 0 : -1, "epoll_ctl");
-    announce(options, server.listener.get());
+    announce(options);
 
     for (;;) {
         for (int fd : server.wait_ready()) {

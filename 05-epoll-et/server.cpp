@@ -97,7 +97,7 @@ int main(int argc, char** argv) {
     Options options = parse_options(argc, argv, "05-epoll-et", 9005);
     Server server{.listener = listen_on(options, SOCK_NONBLOCK)};
     check(server.watch(server.listener.get()) ? 0 : -1, "epoll_ctl");
-    announce(options, server.listener.get());
+    announce(options);
 
     for (;;) {
         for (int fd : server.wait_ready()) {

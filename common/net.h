@@ -15,9 +15,11 @@ inline void turn_on(int fd, int level, int option, const char* what) {
     check(setsockopt(fd, level, option, &on, sizeof on), what);
 }
 
-// A TCP socket that listens on options.address. `flags` may add SOCK_NONBLOCK.
-inline Fd listen_on(const Options& options, int flags = 0) {
-    const Address& address = options.address;
+// A TCP socket that listens on options.address, where port 0 then becomes the real one. `flags` may
+// add SOCK_NONBLOCK. With `shared`, several may listen there, and the kernel spreads the clients
+// over them (SO_REUSEPORT, socket(7)).
+inline Fd listen_on(Options& options, int flags = 0, bool shared = false) {
+    Address& address = options.address;
     Fd listener{check(socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | flags, 0), "socket")};
 
     // Without this, bind() fails for a minute after a restart, while connections of the last run
@@ -28,15 +30,17 @@ inline Fd listen_on(const Options& options, int flags = 0) {
     // for the client's delayed ACK: 40 ms.
     turn_on(listener.get(), IPPROTO_TCP, TCP_NODELAY, "TCP_NODELAY");
 
+    if (shared) turn_on(listener.get(), SOL_SOCKET, SO_REUSEPORT, "SO_REUSEPORT");
     check(bind(listener.get(), address.data(), address.length),
           ("bind " + to_string(address)).c_str());
     check(listen(listener.get(), SOMAXCONN), "listen");
+    address = local_address(listener.get());
     return listener;
 }
 
 // The one line on stdout. From here on clients can connect: the kernel queues them.
-inline void announce(const Options& options, int listener) {
-    std::printf("%s listening on %s\n", options.name, to_string(local_address(listener)).c_str());
+inline void announce(const Options& options) {
+    std::printf("%s listening on %s\n", options.name, to_string(options.address).c_str());
     std::fflush(stdout);
 }
 

@@ -1,0 +1,579 @@
+#include "evloop.h"
+
+#include "common/net.h"
+
+#include <bit>
+#include <cassert>
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <ctime>
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <system_error>
+
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr std::size_t read_size = 64 << 10;  // bytes per recv(): less costs throughput
+constexpr std::size_t direct_write = 16 << 10;  // bytes: a copy would cost more than a send()
+constexpr std::size_t chunk_size = 128 << 10;  // bytes of a buffer to receive into
+constexpr std::size_t small_input = 4 << 10;  // bytes left over that do not justify a chunk
+constexpr std::size_t max_chunks = 16;  // empty buffers kept
+constexpr std::size_t max_spares = 256;  // empty buffers kept
+constexpr int accepts_per_turn = 64;
+
+std::chrono::milliseconds clock_now() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return std::chrono::milliseconds(now.tv_sec * 1000 + now.tv_nsec / 1'000'000);
+}
+
+// Run a hook. What it throws is said on stderr, and ends here.
+template <class Hook>
+bool survives(Hook hook) noexcept {
+    try {
+        hook();
+        return true;
+    } catch (const std::exception& e) {
+        std::fprintf(stderr, "evloop: a handler has thrown: %s\n", e.what());
+    } catch (...) {
+        std::fprintf(stderr, "evloop: a handler has thrown\n");
+    }
+    return false;
+}
+
+}  // namespace
+
+// ---- Conn: what handlers ask for ---------------------------------------------------------------
+
+Conn::Conn(Loop& loop, Fd fd, const Address& peer, std::uint64_t id)
+    : Source(std::move(fd)), loop_(loop), id_(id), peer_(peer) {}
+
+void Conn::consume(std::size_t n) {
+    in_.consume(std::min(n, in_.size()));  // after close() there is nothing
+    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
+    loop_.touch(*this);
+}
+
+void Conn::write(std::string_view bytes) {
+    if (closing_ || broken_ || dead_) return;
+    loop_.touch(*this);
+    // Small writes are put together and sent in settle(): one send() for all answers of a turn. Of
+    // a large one, what the kernel takes at once need not be copied.
+    if (bytes.size() >= direct_write && out_.empty() && !connecting_)
+        bytes.remove_prefix(send_some(bytes));
+    if (bytes.empty()) return;
+    if (out_.empty()) out_ = loop_.take(loop_.spares_);
+    out_.append(bytes);
+}
+
+void Conn::hold() {
+    if (closing_) return;
+    held_ = true;
+    loop_.touch(*this);
+}
+
+void Conn::release() {
+    held_ = false;
+    more_ = !in_.empty();
+    progress();
+    loop_.touch(*this);
+}
+
+void Conn::close() {
+    begin_closing();
+    loop_.touch(*this);
+}
+
+void Conn::fail(int error) {
+    if (error_ == 0) error_ = error;
+    dead_ = true;
+    loop_.touch(*this);
+}
+
+// ---- Conn: what the kernel reports -------------------------------------------------------------
+
+void Conn::on_ready(std::uint32_t events) {
+    loop_.touch(*this);
+    if (dead_) return;  // by a hook that was called earlier in this turn
+    if (connecting_) return finish_connect();
+    // EPOLLERR and EPOLLHUP do not say what has happened and whether data came before it: recv()
+    // and send() do. With input left over (more_), that comes first; epoll reports the rest again.
+    if (events & (EPOLLIN | EPOLLERR | EPOLLHUP) && interest() & EPOLLIN && !more_) receive();
+}
+
+void Conn::finish_connect() {
+    int error = 0;
+    socklen_t length = sizeof error;
+    getsockopt(fd(), SOL_SOCKET, SO_ERROR, &error, &length);
+    if (error != 0) return fail(error);
+    connecting_ = false;
+    progress();
+    loop_.handler_.on_connect(*this);
+}
+
+// One recv() per turn. Level-triggered epoll reports what is left when the others have had theirs,
+// so nobody can hold the loop, and no call is spent on finding EAGAIN.
+void Conn::receive() {
+    if (in_.empty()) in_ = loop_.take(loop_.chunks_);
+    std::size_t room = std::min(read_size, loop_.limits_.max_input - in_.size());
+    ssize_t n = recv(fd(), in_.reserve(in_.empty() ? chunk_size : room), room, 0);
+    if (n > 0 && !closing_) {
+        in_.commit(n);
+        offer();
+    } else if (n == 0) {
+        eof_ = true;
+    } else if (n == -1 && errno == EAGAIN) {
+        drained_ = loop_.stopping_;
+    } else if (n == -1 && errno != EINTR) {
+        lost(errno);
+        eof_ = true;
+    }
+    tidy();
+}
+
+void Conn::offer() {
+    std::size_t before = in_.size();
+    loop_.handler_.on_read(*this);
+    bool took = in_.size() < before;
+    if (took) progress();
+    more_ = took && !in_.empty();
+    if (!took && takes_input() && in_.size() >= loop_.limits_.max_input) fail(EMSGSIZE);
+}
+
+// Input that waits for us and not for the network: the rest of what the handler has not finished
+// with, and after stop() what had come by then.
+bool Conn::offers_again() const {
+    if (dead_ || connecting_ || !takes_input()) return false;
+    return more_ || (loop_.stopping_ && !eof_ && !drained_);
+}
+
+void Conn::offer_again() {
+    if (!offers_again()) return;
+    if (!more_) return receive();
+    offer();
+    tidy();
+}
+
+// The peer receives no more. What it has sent before can still be read, so this is not the end yet.
+void Conn::lost(int error) {
+    if (error_ == 0) error_ = error;
+    broken_ = true;
+    out_.clear();
+}
+
+// How many of `bytes` the kernel has taken. All of them are done with if the connection is broken.
+std::size_t Conn::send_some(std::string_view bytes) {
+    ssize_t n;
+    // MSG_NOSIGNAL: an error to look at, not a signal that ends the process.
+    do n = send(fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    while (n == -1 && errno == EINTR);
+    if (n == -1 && errno == EAGAIN) return 0;
+    if (n == -1) {
+        lost(errno);
+        return bytes.size();
+    }
+    progress();
+    return n;
+}
+
+// ---- Conn: the end of a turn -------------------------------------------------------------------
+
+// What we wait for follows from the state of the connection, here and nowhere else.
+std::uint32_t Conn::interest() const {
+    if (connecting_) return EPOLLOUT;
+    std::uint32_t events = 0;
+    if (!eof_ && (takes_input() || closing_)) events |= EPOLLIN;
+    if (!out_.empty()) events |= EPOLLOUT;
+    return events;
+}
+
+void Conn::progress() {
+    const Limits& limits = loop_.limits_;
+    auto limit = connecting_ ? limits.connect : closing_ ? limits.drain : limits.idle;
+    deadline_ = limit == 0ms ? Loop::Time::max() : loop_.now_ + limit;
+}
+
+void Conn::settle() {
+    if (dead_ || connecting_) return;
+    if (!out_.empty()) {
+        std::size_t sent = send_some(out_.view());
+        if (!broken_) out_.consume(sent);
+    }
+    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
+    if (paused_ && out_.size() <= loop_.limits_.low_water) {
+        paused_ = false;
+        more_ = !in_.empty();
+    }
+    if ((eof_ || drained_) && takes_input() && !more_) begin_closing();
+    if (closing_ && out_.empty()) {
+        if (safe_to_close()) dead_ = true;
+        else if (!std::exchange(shut_, true)) shutdown(fd(), SHUT_WR);
+    }
+    tidy();
+}
+
+void Conn::begin_closing() {
+    if (std::exchange(closing_, true)) return;
+    held_ = more_ = false;
+    in_.clear();
+    progress();
+}
+
+// close() with input unread, or before all has arrived, makes the kernel send a reset, and that may
+// destroy an answer still on its way. So we say that we have finished, throw away what comes, and
+// wait for the peer's FIN. After stop() we need not if nothing is unread or unacknowledged.
+bool Conn::safe_to_close() const {
+    int unread = 1;
+    int unacknowledged = 1;
+    return eof_ || (loop_.stopping_ && ioctl(fd(), SIOCINQ, &unread) == 0 && unread == 0 &&
+                    ioctl(fd(), SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0);
+}
+
+// An idle connection holds no buffers, and one that waits for the rest of a message no large ones.
+void Conn::tidy() {
+    if (out_.empty()) loop_.recycle(out_);
+    if (in_.empty()) loop_.recycle(in_);
+    if (in_.size() <= small_input && in_.capacity() >= chunk_size) {
+        Buffer small = loop_.take(loop_.spares_);
+        small.append(in_.view());
+        in_.swap(small);
+        loop_.recycle(small);
+    }
+}
+
+// ---- Loop: what it watches ---------------------------------------------------------------------
+
+struct Loop::Listener : Source {
+    Listener(Loop& loop, Fd fd) : Source(std::move(fd)), loop(loop) {}
+    void on_ready(std::uint32_t) override { loop.accept_clients(fd(), accepts_per_turn); }
+
+    Loop& loop;
+};
+
+struct Loop::Extra : Source {
+    Extra(Loop& loop, int fd) : Source(Fd{fd}), loop(loop) {}
+    ~Extra() override { fd_.release(); }  // it was borrowed
+
+    void on_ready(std::uint32_t events) override {
+        loop.handler_.on_fd(fd(), events);
+        // The other side is gone. That cannot be masked, so it would be reported for ever.
+        if (events & (EPOLLHUP | EPOLLERR) && !(events & EPOLLIN) && !retired_) on_exception();
+    }
+    void on_exception() override {
+        if (!retired_) loop.remove_fd(fd());
+    }
+
+    Loop& loop;
+};
+
+struct Loop::Wakeup : Source {
+    Wakeup(Loop& loop, Fd fd) : Source(std::move(fd)), loop(loop) {}
+    void on_ready(std::uint32_t) override {
+        std::uint64_t count;
+        if (read(fd(), &count, sizeof count) > 0) loop.run_tasks();
+    }
+
+    Loop& loop;
+};
+
+Loop::Loop(Handler& handler, Limits limits)
+    : handler_(handler), limits_(limits), epoll_(epoll_create1(EPOLL_CLOEXEC)), now_(clock_now()) {
+    assert(limits_.tick > 0ms && limits_.low_water <= limits_.high_water);
+    next_tick_ = now_ + limits_.tick;
+    chunks_.reserve(max_chunks);
+    spares_.reserve(max_spares);
+    Fd wakeup{eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
+    wakeup_ = wakeup.get();
+    if (!epoll_ || !wakeup || !watch(std::make_unique<Wakeup>(*this, std::move(wakeup)), EPOLLIN))
+        throw std::system_error(errno, std::system_category(), "Loop");
+}
+
+Loop::~Loop() {
+    stopping_ = true;  // on_close() can begin nothing new
+    each_conn([](Conn& conn) { conn.fail(ECANCELED); });
+    while (!touched_.empty()) settle();
+}
+
+bool Loop::listen(Fd listener) {
+    int flags = fcntl(listener.get(), F_GETFL);
+    if (flags == -1 || fcntl(listener.get(), F_SETFL, flags | O_NONBLOCK) == -1) return false;
+    int fd = listener.get();
+    listeners_.push_back(fd);
+    if (watch(std::make_unique<Listener>(*this, std::move(listener)), EPOLLIN)) return true;
+    listeners_.pop_back();
+    return false;
+}
+
+Conn* Loop::connect(const Address& to) {
+    if (stopping_) return errno = ECANCELED, nullptr;
+    Fd fd{socket(to.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)};
+    if (!fd) return nullptr;
+    int on = 1;
+    setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+
+    Conn& conn = adopt(std::move(fd), to);
+    conn.accepted_ = conn.connecting_ = true;
+    conn.progress();
+    // EINTR: the attempt goes on all the same (connect(2)).
+    if (::connect(conn.fd(), to.data(), to.length) == -1 && errno != EINPROGRESS && errno != EINTR)
+        conn.fail(errno);
+    return &conn;
+}
+
+bool Loop::add_fd(int fd, std::uint32_t events) {
+    remove_fd(fd);
+    if (at(fd) != nullptr) return errno = EEXIST, false;
+    if (fd < 0) return errno = EBADF, false;
+    return watch(std::make_unique<Extra>(*this, fd), events);
+}
+
+void Loop::remove_fd(int fd) {
+    if (dynamic_cast<Extra*>(at(fd)) != nullptr) retire(fd);
+}
+
+Source* Loop::at(int fd) const {
+    return fd >= 0 && static_cast<std::size_t>(fd) < sources_.size() ? sources_[fd].get() : nullptr;
+}
+
+Conn* Loop::conn(int fd) const {
+    Source* source = at(fd);
+    return source != nullptr ? source->conn() : nullptr;
+}
+
+template <class Visit>
+void Loop::each_conn(Visit visit) {
+    for (auto& source : sources_)
+        if (Conn* conn = source ? source->conn() : nullptr) visit(*conn);
+}
+
+// Install a source and wait for `events`. False, with errno, and it is gone, if the kernel refuses.
+bool Loop::watch(std::unique_ptr<Source> source, std::uint32_t events) {
+    int fd = source->fd();
+    Source& installed = install(std::move(source));
+    if (set_interest(installed, events)) return true;
+    int error = errno;
+    sources_[fd].reset();
+    errno = error;
+    return false;
+}
+
+// Descriptors are small numbers, as the kernel gives out the lowest free one: a vector is the map.
+Source& Loop::install(std::unique_ptr<Source> source) {
+    std::size_t fd = source->fd();
+    if (fd >= sources_.size()) {
+        std::size_t size = std::bit_ceil(fd + 1);
+        touched_.reserve(size);  // here, so that touch() needs no memory
+        settling_.reserve(size);
+        sources_.resize(size);
+    }
+    if (sources_[fd]) retire(fd);  // an extra descriptor that was closed before remove_fd()
+    sources_[fd] = std::move(source);
+    return *sources_[fd];
+}
+
+// An event for it may still be in the batch that is being dispatched, so the object outlives it.
+void Loop::retire(int fd) {
+    set_interest(*sources_[fd], 0);  // fails if the owner has closed it: epoll knows that already
+    sources_[fd]->retired_ = true;
+    sources_[fd]->next_ = std::move(retired_);
+    retired_ = std::move(sources_[fd]);
+}
+
+bool Loop::set_interest(Source& source, std::uint32_t events) {
+    if (events == source.interest_) return true;
+    // To wait for nothing is to be out of the list: EPOLLHUP and EPOLLERR cannot be masked, and
+    // would be reported for ever.
+    int operation = source.interest_ == 0 ? EPOLL_CTL_ADD
+                    : events == 0         ? EPOLL_CTL_DEL
+                                          : EPOLL_CTL_MOD;
+    epoll_event event{.events = events, .data = {.ptr = &source}};
+    if (epoll_ctl(epoll_.get(), operation, source.fd(), &event) == -1) return false;
+    source.interest_ = events;
+    return true;
+}
+
+Conn& Loop::adopt(Fd fd, const Address& peer) {
+    std::unique_ptr<Conn> source(new Conn(*this, std::move(fd), peer, ++last_id_));
+    Conn& conn = *source;
+    install(std::move(source));
+    ++connections_;
+    conn.progress();
+    touch(conn);  // settle() will put it into the interest list
+    return conn;
+}
+
+void Loop::touch(Conn& conn) {
+    if (!std::exchange(conn.touched_, true)) touched_.push_back(&conn);
+}
+
+// Buffers go round: the one given back last is taken first, because it is still in the cache.
+Buffer Loop::take(std::vector<Buffer>& pool) {
+    if (pool.empty()) return {};
+    Buffer buffer = std::move(pool.back());
+    pool.pop_back();
+    return buffer;
+}
+
+void Loop::recycle(Buffer& buffer) {
+    if (buffer.capacity() == 0) return;
+    auto& pool = buffer.capacity() >= chunk_size ? chunks_ : spares_;
+    buffer.clear();
+    if (pool.size() < pool.capacity() && buffer.capacity() <= 2 * chunk_size)
+        pool.push_back(std::move(buffer));
+    buffer = Buffer{};
+}
+
+// ---- Loop: a turn ------------------------------------------------------------------------------
+
+void Loop::run() {
+    while (turn()) {}
+}
+
+bool Loop::turn() {
+    std::size_t left_over = touched_.size();
+    dispatch();
+    for (std::size_t i = 0; i < left_over; ++i) {
+        Conn& conn = *touched_[i];
+        if (!survives([&] { conn.offer_again(); })) conn.on_exception();
+    }
+    if (stop_requested_ && !stopping_) begin_stop();
+    if (now_ >= next_tick_) tick();
+    if (stopping_ && now_ >= stop_deadline_) each_conn([](Conn& conn) { conn.fail(ETIMEDOUT); });
+    settle();
+    return !stopping_ || connections_ != 0;
+}
+
+// How long to sleep: until the next deadline, or not at all if something is left to do.
+// epoll_wait() never returns early, so that it need not be asked twice.
+int Loop::timeout() const {
+    if (!touched_.empty()) return 0;
+    Time until = stopping_ ? std::min(next_tick_, stop_deadline_) : next_tick_;
+    return static_cast<int>(std::clamp(until - clock_now(), Time{0}, Time{INT_MAX}).count());
+}
+
+void Loop::dispatch() {
+    epoll_event ready[256];  // more come back next time
+    int count = epoll_wait(epoll_.get(), ready, std::size(ready), timeout());
+    now_ = clock_now();
+    // After EINTR the count is -1: nothing was ready, and the turn goes on with what else is due.
+    for (int i = 0; i < count; ++i) {
+        auto& source = *static_cast<Source*>(ready[i].data.ptr);
+        if (source.retired_) continue;
+        if (!survives([&] { source.on_ready(ready[i].events); })) source.on_exception();
+    }
+}
+
+void Loop::accept_clients(int listener, int most) {
+    for (int i = 0; i < most && connections_ < limits_.max_connections; ++i) {
+        Address peer;
+        Fd fd{accept4(listener, peer.data(), &peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC)};
+        if (!fd && errno == EAGAIN) return;  // the queue is empty
+        if (!fd && out_of_resources(errno)) {
+            warn("accept");
+            accepting_ = false;  // until a connection has ended, or the next tick
+            return;
+        }
+        if (!fd) continue;  // EINTR, or a connection that broke while it was waiting
+        Conn& conn = adopt(std::move(fd), peer);
+        survives([&] { conn.accepted_ = handler_.on_accept(conn); });
+        if (!conn.accepted_) conn.fail(ECONNABORTED);
+    }
+}
+
+// From another thread or a signal handler: write() is async-signal-safe (signal-safety(7)).
+void Loop::stop() {
+    stop_requested_ = true;
+    wake();
+}
+
+void Loop::post(std::function<void()> task) {
+    {
+        std::lock_guard lock(mutex_);
+        tasks_.push_back(std::move(task));
+    }
+    wake();
+}
+
+void Loop::wake() {
+    int saved = errno;
+    std::uint64_t one = 1;
+    // It can only fail when the counter is full, and then the loop is about to wake up anyway.
+    [[maybe_unused]] ssize_t n = write(wakeup_, &one, sizeof one);
+    errno = saved;
+}
+
+void Loop::run_tasks() {
+    std::vector<std::function<void()>> tasks;
+    {
+        std::lock_guard lock(mutex_);
+        tasks.swap(tasks_);
+    }
+    for (auto& task : tasks) survives(task);
+}
+
+// The next tick is counted from when this one was due, so that ticks do not drift; those that were
+// missed are left out, so that they do not come in a burst.
+void Loop::tick() {
+    next_tick_ += ((now_ - next_tick_) / limits_.tick + 1) * limits_.tick;
+    accepting_ = true;  // somebody else may have given back a descriptor
+    each_conn([this](Conn& conn) {
+        if (conn.deadline_ <= now_ && !conn.held_) conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
+    });
+    survives([this] { handler_.on_tick(); });
+}
+
+// No new clients. Who is in the queue is served, and of everyone what has come by now.
+void Loop::begin_stop() {
+    stopping_ = true;
+    stop_deadline_ = now_ + limits_.drain;
+    for (int listener : listeners_) {
+        survives([&] { accept_clients(listener, SOMAXCONN); });
+        retire(listener);
+    }
+    listeners_.clear();
+    each_conn([this](Conn& conn) {
+        if (conn.connecting_) conn.fail(ECANCELED);
+        touch(conn);
+    });
+}
+
+// Make the kernel agree with what the hooks have asked for. on_close() may ask for more, of other
+// connections: that is for the next turn.
+void Loop::settle() {
+    settling_.swap(touched_);
+    for (Conn* conn : settling_) settle(*conn);
+    settling_.clear();
+    retired_.reset();
+    bool room = accepting_ && connections_ < limits_.max_connections;
+    for (int listener : listeners_) set_interest(*at(listener), room ? EPOLLIN + 0u : 0u);
+}
+
+void Loop::settle(Conn& conn) {
+    conn.settle();
+    if (!conn.dead_ && !set_interest(conn, conn.interest())) conn.fail(errno);
+    if (conn.dead_) return destroy(conn);
+    conn.touched_ = false;
+    if (conn.offers_again()) touch(conn);
+}
+
+void Loop::destroy(Conn& conn) {
+    std::unique_ptr<Source> dying = std::move(sources_[conn.fd()]);
+    --connections_;
+    accepting_ = true;  // there will be a free descriptor
+    if (conn.accepted_) survives([&] { handler_.on_close(conn); });
+
+    // close() alone takes it out of the list only with the last copy of the descriptor, and a
+    // process that was forked just now may have one (epoll(7), Q6).
+    set_interest(conn, 0);
+    if (conn.out_.empty()) return;
+    linger reset{.l_onoff = 1, .l_linger = 0};  // else a cut stream would look like a whole one
+    setsockopt(conn.fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+}
