@@ -71,7 +71,11 @@ void Conn::write(std::string_view bytes) {
         bytes.remove_prefix(send_some(bytes));
     if (bytes.empty()) return;
     if (out_.empty()) out_ = loop_.take(loop_.spares_);
-    out_.append(bytes);
+    try {
+        out_.append(bytes);
+    } catch (const std::bad_alloc&) {
+        fail(ENOMEM);
+    }
 }
 
 void Conn::hold() {
@@ -198,7 +202,8 @@ std::uint32_t Conn::interest() const {
 void Conn::progress() {
     const Limits& limits = loop_.limits_;
     auto limit = connecting_ ? limits.connect : closing_ ? limits.drain : limits.idle;
-    deadline_ = limit == 0ms ? Loop::Time::max() : loop_.now_ + limit;
+    // Not loop_.now_: a callback before us in this turn may have taken long.
+    deadline_ = limit == 0ms ? Loop::Time::max() : clock_now() + limit;
 }
 
 void Conn::settle() {
@@ -263,9 +268,13 @@ struct Loop::Extra : Source {
     ~Extra() override { fd_.release(); }  // it was borrowed
 
     void on_ready(std::uint32_t events) override {
+        // When the other side is gone and nothing is left to read, that would be reported for
+        // ever: it cannot be masked. A socket at its end counts as readable, with 0 bytes.
+        int unread = 1;
+        if (events & EPOLLIN) ioctl(fd(), FIONREAD, &unread);
+        bool over = events & (EPOLLHUP | EPOLLERR) && (!(events & EPOLLIN) || unread == 0);
         loop.handler_.on_fd(fd(), events);
-        // The other side is gone. That cannot be masked, so it would be reported for ever.
-        if (events & (EPOLLHUP | EPOLLERR) && !(events & EPOLLIN) && !retired_) on_exception();
+        if (over && !retired_) on_exception();
     }
     void on_exception() override {
         if (!retired_) loop.remove_fd(fd());
@@ -303,13 +312,14 @@ Loop::~Loop() {
 }
 
 bool Loop::listen(Fd listener) {
+    if (stopping_) return errno = ECANCELED, false;
     int flags = fcntl(listener.get(), F_GETFL);
     if (flags == -1 || fcntl(listener.get(), F_SETFL, flags | O_NONBLOCK) == -1) return false;
     int fd = listener.get();
+    listeners_.reserve(listeners_.size() + 1);  // so that nothing can fail once it is watched
+    if (!watch(std::make_unique<Listener>(*this, std::move(listener)), EPOLLIN)) return false;
     listeners_.push_back(fd);
-    if (watch(std::make_unique<Listener>(*this, std::move(listener)), EPOLLIN)) return true;
-    listeners_.pop_back();
-    return false;
+    return true;
 }
 
 Conn* Loop::connect(const Address& to) {
@@ -525,15 +535,18 @@ void Loop::tick() {
     next_tick_ += ((now_ - next_tick_) / limits_.tick + 1) * limits_.tick;
     accepting_ = true;  // somebody else may have given back a descriptor
     each_conn([this](Conn& conn) {
-        if (conn.deadline_ <= now_ && !conn.held_) conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
+        if (conn.deadline_ <= now_ && !(conn.held_ && !conn.connecting_))
+            conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
+        if (stopping_) touch(conn);  // what it was sent may be acknowledged by now
     });
     survives([this] { handler_.on_tick(); });
 }
 
 // No new clients. Who is in the queue is served, and of everyone what has come by now.
 void Loop::begin_stop() {
+    run_tasks();  // posted before stop(), and perhaps since this turn's wait
     stopping_ = true;
-    stop_deadline_ = now_ + limits_.drain;
+    stop_deadline_ = clock_now() + limits_.drain;
     for (int listener : listeners_) {
         survives([&] { accept_clients(listener, SOMAXCONN); });
         retire(listener);
@@ -549,15 +562,16 @@ void Loop::begin_stop() {
 // connections: that is for the next turn.
 void Loop::settle() {
     settling_.swap(touched_);
-    for (Conn* conn : settling_) settle(*conn);
+    for (std::size_t i = 0; i < settling_.size(); ++i)
+        settle(*settling_[i]);  // on_close() may connect(), and so move the array
     settling_.clear();
-    retired_.reset();
+    while (retired_) retired_ = std::move(retired_->next_);  // not recursively: it may be long
     bool room = accepting_ && connections_ < limits_.max_connections;
     for (int listener : listeners_) set_interest(*at(listener), room ? EPOLLIN + 0u : 0u);
 }
 
 void Loop::settle(Conn& conn) {
-    conn.settle();
+    if (!survives([&] { conn.settle(); })) conn.on_exception();  // out of memory, in tidy()
     if (!conn.dead_ && !set_interest(conn, conn.interest())) conn.fail(errno);
     if (conn.dead_) return destroy(conn);
     conn.touched_ = false;
@@ -573,7 +587,7 @@ void Loop::destroy(Conn& conn) {
     // close() alone takes it out of the list only with the last copy of the descriptor, and a
     // process that was forked just now may have one (epoll(7), Q6).
     set_interest(conn, 0);
-    if (conn.out_.empty()) return;
+    if (conn.out_.empty() && conn.error_ != ENOMEM) return;
     linger reset{.l_onoff = 1, .l_linger = 0};  // else a cut stream would look like a whole one
     setsockopt(conn.fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 }

@@ -138,7 +138,8 @@ public:
     void abort() { fail(ECONNABORTED); }
 
     // Why it ended: 0 in good order, else an errno: ECONNRESET, ETIMEDOUT, ECONNREFUSED, EMSGSIZE,
-    // ECONNABORTED (abort()), ECANCELED (a hook has thrown), ENOSPC (epoll(7), max_user_watches).
+    // ECONNABORTED (abort()), ECANCELED (a hook has thrown), ENOMEM (for a write()), ENOSPC
+    // (epoll(7), max_user_watches).
     int error() const { return error_; }
 
     std::uint64_t id() const { return id_; }  // unique in its loop; descriptors are used again
