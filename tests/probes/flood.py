@@ -2,9 +2,10 @@
 
 import select
 
-from harness import FAILSAFE, MIB, Fail, Gone, Lesson, difference, frames, wait_for
+from harness import FAILSAFE, KIB, MIB, Fail, Gone, Lesson, difference, frames, wait_for
 
-BLOCK = frames(3 * MIB)  # sent again and again
+FRAME = 64 * KIB + 8  # bytes of each
+BLOCK = frames(3 * MIB)  # 47 of them, sent again and again
 
 
 class Flood:
@@ -52,6 +53,10 @@ class Flood:
         def stuck():
             return not self.push() and server.asleep() and not self.push()
         wait_for(stuck, "the server stops reading from a client that does not read", server)
+
+    def stop(self):
+        """Send no more than the frame that is begun."""
+        self.total = -(-self.sent // FRAME) * FRAME
 
     def drain(self):
         """Send what is left, and receive all of it."""

@@ -31,7 +31,7 @@ def sends_without_reading(stage):
     except Gone as gone:
         finish_dropped(flood, server, gone)
     check_bounded(server, flood, memory)
-    flood.total = flood.sent  # it reads at last, and is owed all that it has sent
+    flood.stop()  # it reads at last, and is owed all that it has sent
     flood.drain()
 
 
@@ -51,7 +51,7 @@ def frozen(server, flood, other):
 def thaw(server, flood, other):
     """It is frozen. When the first client reads, and leaves, everything must be right again."""
     seen = f"{server.describe()}; the other client's {other.unread()} bytes are unread"
-    flood.total = flood.sent
+    flood.stop()
     flood.drain()
     flood.client.close()
     other.expect(frame(b"and me?"))
@@ -103,7 +103,7 @@ def wakes_only_when_needed(stage):
     try:
         flood.push_until_stuck()
         require_quiet(server, clock, "a client's output pending")
-        flood.total = flood.sent
+        flood.stop()
         flood.drain()
     except Gone:
         stage.note("the client that does not read is dropped")
