@@ -230,12 +230,13 @@ def accept_out_of_resources(stage):
         first = server.connect()
         first.roundtrip()
         first.close()
-        waiting = []
-        for name in (b"second", b"third"):
-            client = server.connect()
-            client.send(frame(name))
-            waiting.append((client, name))
-        for client, name in waiting:
+        second = server.connect()
+        second.send(frame(b"second"))
+        wait_for(lambda: shim["accept"].failed == 2 or second.readable(),
+                 "accept() is called for a client", server)
+        third = server.connect()
+        third.send(frame(b"third"))
+        for client, name in (second, b"second"), (third, b"third"):
             client.expect(frame(name))
             client.close()
         check_calls(stage, server, shim)
