@@ -57,7 +57,8 @@ Conn::Conn(Loop& loop, Fd fd, const Address& peer, std::uint64_t id)
     : Source(std::move(fd)), loop_(loop), id_(id), peer_(peer) {}
 
 void Conn::consume(std::size_t n) {
-    in_.consume(n);
+    in_.consume(std::min(n, in_.size()));  // after close() there is nothing
+    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
     loop_.touch(*this);
 }
 
@@ -70,11 +71,15 @@ void Conn::write(std::string_view bytes) {
         bytes.remove_prefix(send_some(bytes));
     if (bytes.empty()) return;
     if (out_.empty()) out_ = loop_.take(loop_.spares_);
-    out_.append(bytes);
-    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
+    try {
+        out_.append(bytes);
+    } catch (const std::bad_alloc&) {
+        fail(ENOMEM);
+    }
 }
 
 void Conn::hold() {
+    if (closing_) return;
     held_ = true;
     loop_.touch(*this);
 }
@@ -197,7 +202,8 @@ std::uint32_t Conn::interest() const {
 void Conn::progress() {
     const Limits& limits = loop_.limits_;
     auto limit = connecting_ ? limits.connect : closing_ ? limits.drain : limits.idle;
-    deadline_ = limit == 0ms ? Loop::Time::max() : loop_.now_ + limit;
+    // Not loop_.now_: a callback before us in this turn may have taken long.
+    deadline_ = limit == 0ms ? Loop::Time::max() : clock_now() + limit;
 }
 
 void Conn::settle() {
@@ -206,6 +212,7 @@ void Conn::settle() {
         std::size_t sent = send_some(out_.view());
         if (!broken_) out_.consume(sent);
     }
+    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
     if (paused_ && out_.size() <= loop_.limits_.low_water) {
         paused_ = false;
         more_ = !in_.empty();
@@ -227,10 +234,12 @@ void Conn::begin_closing() {
 
 // close() with input unread, or before all has arrived, makes the kernel send a reset, and that may
 // destroy an answer still on its way. So we say that we have finished, throw away what comes, and
-// wait for the peer's FIN. After stop() we need not if it has acknowledged all there was.
+// wait for the peer's FIN. After stop() we need not if nothing is unread or unacknowledged.
 bool Conn::safe_to_close() const {
+    int unread = 1;
     int unacknowledged = 1;
-    return eof_ || (drained_ && ioctl(fd(), SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0);
+    return eof_ || (loop_.stopping_ && ioctl(fd(), SIOCINQ, &unread) == 0 && unread == 0 &&
+                    ioctl(fd(), SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0);
 }
 
 // An idle connection holds no buffers, and one that waits for the rest of a message no large ones.
@@ -259,9 +268,13 @@ struct Loop::Extra : Source {
     ~Extra() override { fd_.release(); }  // it was borrowed
 
     void on_ready(std::uint32_t events) override {
+        // When the other side is gone and nothing is left to read, that would be reported for
+        // ever: it cannot be masked. A socket at its end counts as readable, with 0 bytes.
+        int unread = 1;
+        if (events & EPOLLIN) ioctl(fd(), FIONREAD, &unread);
+        bool over = events & (EPOLLHUP | EPOLLERR) && (!(events & EPOLLIN) || unread == 0);
         loop.handler_.on_fd(fd(), events);
-        // The other side is gone. That cannot be masked, so it would be reported for ever.
-        if (events & (EPOLLHUP | EPOLLERR) && !(events & EPOLLIN) && !retired_) on_exception();
+        if (over && !retired_) on_exception();
     }
     void on_exception() override {
         if (!retired_) loop.remove_fd(fd());
@@ -299,13 +312,14 @@ Loop::~Loop() {
 }
 
 bool Loop::listen(Fd listener) {
+    if (stopping_) return errno = ECANCELED, false;
     int flags = fcntl(listener.get(), F_GETFL);
     if (flags == -1 || fcntl(listener.get(), F_SETFL, flags | O_NONBLOCK) == -1) return false;
     int fd = listener.get();
+    listeners_.reserve(listeners_.size() + 1);  // so that nothing can fail once it is watched
+    if (!watch(std::make_unique<Listener>(*this, std::move(listener)), EPOLLIN)) return false;
     listeners_.push_back(fd);
-    if (watch(std::make_unique<Listener>(*this, std::move(listener)), EPOLLIN)) return true;
-    listeners_.pop_back();
-    return false;
+    return true;
 }
 
 Conn* Loop::connect(const Address& to) {
@@ -521,15 +535,18 @@ void Loop::tick() {
     next_tick_ += ((now_ - next_tick_) / limits_.tick + 1) * limits_.tick;
     accepting_ = true;  // somebody else may have given back a descriptor
     each_conn([this](Conn& conn) {
-        if (conn.deadline_ <= now_ && !conn.held_) conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
+        if (conn.deadline_ <= now_ && !(conn.held_ && !conn.connecting_))
+            conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
+        if (stopping_) touch(conn);  // what it was sent may be acknowledged by now
     });
     survives([this] { handler_.on_tick(); });
 }
 
 // No new clients. Who is in the queue is served, and of everyone what has come by now.
 void Loop::begin_stop() {
+    run_tasks();  // posted before stop(), and perhaps since this turn's wait
     stopping_ = true;
-    stop_deadline_ = now_ + limits_.drain;
+    stop_deadline_ = clock_now() + limits_.drain;
     for (int listener : listeners_) {
         survives([&] { accept_clients(listener, SOMAXCONN); });
         retire(listener);
@@ -545,15 +562,16 @@ void Loop::begin_stop() {
 // connections: that is for the next turn.
 void Loop::settle() {
     settling_.swap(touched_);
-    for (Conn* conn : settling_) settle(*conn);
+    for (std::size_t i = 0; i < settling_.size(); ++i)
+        settle(*settling_[i]);  // on_close() may connect(), and so move the array
     settling_.clear();
-    retired_.reset();
+    while (retired_) retired_ = std::move(retired_->next_);  // not recursively: it may be long
     bool room = accepting_ && connections_ < limits_.max_connections;
     for (int listener : listeners_) set_interest(*at(listener), room ? EPOLLIN + 0u : 0u);
 }
 
 void Loop::settle(Conn& conn) {
-    conn.settle();
+    if (!survives([&] { conn.settle(); })) conn.on_exception();  // out of memory, in tidy()
     if (!conn.dead_ && !set_interest(conn, conn.interest())) conn.fail(errno);
     if (conn.dead_) return destroy(conn);
     conn.touched_ = false;
@@ -569,7 +587,7 @@ void Loop::destroy(Conn& conn) {
     // close() alone takes it out of the list only with the last copy of the descriptor, and a
     // process that was forked just now may have one (epoll(7), Q6).
     set_interest(conn, 0);
-    if (conn.out_.empty()) return;
+    if (conn.out_.empty() && conn.error_ != ENOMEM) return;
     linger reset{.l_onoff = 1, .l_linger = 0};  // else a cut stream would look like a whole one
     setsockopt(conn.fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 }

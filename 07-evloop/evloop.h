@@ -114,9 +114,9 @@ protected:
 // A connection, accepted or begun by Loop::connect(). The loop creates and destroys it.
 class Conn : public Source {
 public:
-    // What was received and is not consumed yet. Empty while the loop holds back input: the client
-    // does not read our answers (Limits::high_water), hold() or close() was called. So a loop over
-    // the messages in it ends by itself. Valid until consume() or until the hook returns.
+    // What was received and is not consumed yet. Empty while the loop holds back input: after a
+    // consume() with more unsent than Limits::high_water, after hold() and after close(). So a loop
+    // over the messages in it ends by itself. Valid until consume() or until the hook returns.
     std::string_view input() const { return takes_input() ? in_.view() : std::string_view{}; }
     void consume(std::size_t n);
 
@@ -138,7 +138,8 @@ public:
     void abort() { fail(ECONNABORTED); }
 
     // Why it ended: 0 in good order, else an errno: ECONNRESET, ETIMEDOUT, ECONNREFUSED, EMSGSIZE,
-    // ECONNABORTED (abort()), ECANCELED (a hook has thrown), ENOSPC (epoll(7), max_user_watches).
+    // ECONNABORTED (abort()), ECANCELED (a hook has thrown), ENOMEM (for a write()), ENOSPC
+    // (epoll(7), max_user_watches).
     int error() const { return error_; }
 
     std::uint64_t id() const { return id_; }  // unique in its loop; descriptors are used again
