@@ -38,7 +38,7 @@ $(B)/07-client: $(B)/obj/07-evloop/client.o $(loop)
 $(B)/load: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/load/*.cpp)) $(loop)
 	$(link)
 
-$(B)/unit: LDLIBS += -lgtest -lgtest_main
+$(B)/unit: LDLIBS += -lgtest -lgtest_main @tests/unit/link.opts
 $(B)/unit: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/unit/*.cpp)) $(loop)
 	$(link)
 
@@ -77,7 +77,7 @@ trace-%: all  ## trace-N: a picture of stage N: its system calls while three cli
 # ---- All stages ----------------------------------------------------------------------------------
 
 matrix: all $(B)/shim.so  ## every probe against every stage
-	@$(PYTHON) tests/matrix.py --build $(B)
+	@$(PYTHON) tests/matrix.py --build $(B) --write README.md
 
 compare: all $(B)/shim.so  ## bytes, throughput, latency, CPU and calls of all stages; FULL=1: more
 	@$(PYTHON) tests/load.py --build $(B) $(if $(FULL),--full)

@@ -21,7 +21,9 @@ def suites(build):
     return [
         ("prose", PYTHON + ["tests/prose.py"]),
         ("unit", [f"{build}/unit", "--gtest_brief=1"]),
-        ("servers", PYTHON + ["-m", "unittest", "discover", "-s", "tests", "-v"]),
+        ("matrix", PYTHON + ["tests/matrix.py", "--build", build]),
+        ("twins", PYTHON + ["tests/break.py", "--build", build]),
+        ("scripts", PYTHON + ["-m", "unittest", "discover", "-s", "tests", "-v"]),
     ]
 
 
