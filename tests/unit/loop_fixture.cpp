@@ -126,6 +126,11 @@ LoopTest::LoopTest() : descriptors_before_(open_descriptors()) {
 }
 
 LoopTest::~LoopTest() {
+    kernel = Kernel{};  // what a test has put there used its local variables, which are gone
+    hooks.accept = {};
+    hooks.connect = hooks.read = hooks.close = {};
+    hooks.fd = {};
+    hooks.tick = {};
     clients.clear();
     end_loop();
     EXPECT_EQ(open_descriptors(), descriptors_before_) << "descriptors before and after the test";

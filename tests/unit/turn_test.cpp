@@ -320,7 +320,8 @@ std::atomic<int> errno_in_handler_kept;
 TEST_F(ThreadsTest, StopFromASignalHandler) {
     make_loop({.tick = 1h});
     stopped_by_signal = &loop();
-    struct sigaction action {}, before;
+    struct sigaction action {
+    }, before;
     action.sa_handler = [](int) {
         errno = 4711;
         stopped_by_signal->stop();
