@@ -1,0 +1,66 @@
+// plan.h: what to send, and the command line that says so.
+
+#pragma once
+
+#include "common/options.h"
+
+#include <string_view>
+#include <vector>
+
+// One phase of a run.
+struct Plan {
+    int connections = 1;  // that send frames, and are measured
+    int in_flight = 1;  // frames that each may have sent without having their echo
+    int size = 64;  // bytes of payload
+    int idle = 0;  // further connections: one echo each, then silence
+    int bulk = 0;  // further connections that send without a pause, and are not measured
+    int bulk_size = 64 << 10;  // bytes
+    int bulk_in_flight = 16;
+    int rate = 0;  // open loop: frames per second, all connections together; 0: closed loop
+    int churn = 0;  // so many at a time connect, send one frame, read its echo, and close
+    int warm_up = 50;  // ms of the same load before the timed part
+    int ms = 300;  // of the timed part
+    int count = 0;  // instead of both: the timed part is this many frames, from first to last echo
+    int patience = 5000;  // ms without any progress after which what is missing stays missing
+    int pid = 0;  // of the server, to read what it uses up; 0: unknown
+};
+
+struct Command {
+    Options server;
+    std::vector<Plan> phases;
+};
+
+// Phases are separated by --then. Each begins with the values and the connections of the last.
+inline Command parse_command(int argc, char** argv) {
+    constexpr int million = 1'000'000;
+    Command command;
+    Plan plan;
+    for (char **begin = argv, **end = argv + argc; begin != end;) {
+        char** stop = begin + 1;
+        while (stop != end && std::string_view(*stop) != "--then") ++stop;
+        optind = 0;  // getopt_long() starts anew
+        Options options = parse_options(
+            static_cast<int>(stop - begin), begin, "load", 9007,
+            {{"connections", &plan.connections, 0, million, "that send and are measured"},
+             {"in-flight", &plan.in_flight, 1, million, "frames on the way for each of them"},
+             {"size", &plan.size, 0, 1 << 20, "bytes of payload"},
+             {"idle", &plan.idle, 0, million, "further connections that are silent"},
+             {"bulk", &plan.bulk, 0, million, "further ones that send all the time, unmeasured"},
+             {"bulk-size", &plan.bulk_size, 0, 1 << 20, "bytes of their payload"},
+             {"bulk-in-flight", &plan.bulk_in_flight, 1, million, "frames on the way for each"},
+             {"rate", &plan.rate, 0, million, "open loop: frames per second in all; 0: closed"},
+             {"churn", &plan.churn, 0, million, "so many at a time: connect, one frame, close"},
+             {"warm-up", &plan.warm_up, 0, million, "ms of load before the timed part"},
+             {"ms", &plan.ms, 1, million, "length of the timed part"},
+             {"count", &plan.count, 0, 100 * million, "its length in frames, instead of time"},
+             {"patience", &plan.patience, 1, million, "ms without progress before giving up"},
+             {"pid", &plan.pid, 0, 1 << 22, "of the server: report what it uses up"}});
+        if (begin == argv) command.server = options;
+        if (plan.churn != 0) plan.connections = 0;
+        if (plan.connections + plan.churn == 0)
+            usage_error("load", "--connections 0: nothing to measure");
+        command.phases.push_back(plan);
+        begin = stop;
+    }
+    return command;
+}
