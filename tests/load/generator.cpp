@@ -29,66 +29,57 @@ Fd make_timer() {
 
 }  // namespace
 
-Generator::Generator(const Command& command)
-    : command_(command),
+Generator::Generator(const Address& server)
+    : server_(server),
       alarm_(make_timer()),
       pacer_(make_timer()),
       loop_(*this, limits_of_client()) {
-    reports_.reserve(command.phases.size());
     check(loop_.add_fd(alarm_.get(), EPOLLIN) ? 0 : -1, "add_fd");
     check(loop_.add_fd(pacer_.get(), EPOLLIN) ? 0 : -1, "add_fd");
 }
 
-const std::vector<Report>& Generator::run() {
-    begin_phase();
+const Report& Generator::run(const Plan& plan) {
+    begin(plan);
     while (state_ != State::finished && loop_.turn()) {}
-    return reports_;
+    return report_;
 }
 
 // ---- the states of a phase ----------------------------------------------------------------------
 
-void Generator::begin_phase() {
-    if (reports_.size() == command_.phases.size()) {
-        state_ = State::finished;
-        return;
-    }
-    const Plan& next = command_.phases[reports_.size()];
-    reports_.emplace_back().plan = next;
-    frames_ = FrameMaker(plan().size);
-    bulk_frames_ = FrameMaker(plan().bulk_size);
-    budget_ = plan().count;
+void Generator::begin(const Plan& next) {
+    report_ = {.plan = next};
+    frames_ = FrameMaker(next.size);
+    bulk_frames_ = FrameMaker(next.bulk_size);
+    budget_ = next.count;
     last_progress_ = clock_ns();
-    report().wanted = std::max(plan().connections + plan().bulk + plan().idle,
-                               static_cast<int>(clients_.size()));
-    report().served = static_cast<int>(clients_.size());
+    report_.served = static_cast<int>(clients_.size());
+    report_.wanted = std::max(next.connections + next.bulk + next.idle, report_.served);
+    state_ = State::gathering;
 
     rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
-    if (report().wanted + plan().churn + own_descriptors > limit.rlim_cur) {
-        report().failed = "the limit is " + std::to_string(limit.rlim_cur) + " descriptors";
-        return finish_phase();
-    }
-    state_ = State::gathering;
-    gather();
+    if (report_.wanted + next.churn + own_descriptors <= limit.rlim_cur) return gather();
+    report_.failed = "the limit is " + std::to_string(limit.rlim_cur) + " descriptors";
+    finish();
 }
 
 // Open what is missing, a few at a time.
 void Generator::gather() {
-    bool refused = report().lost + report().wrong != 0 || !report().errors.empty();
+    bool refused = report_.lost + report_.wrong != 0 || !report_.errors.empty();
     while (!refused && opening_ < most_opening &&
-           static_cast<int>(clients_.size()) < report().wanted) {
+           static_cast<int>(clients_.size()) < report_.wanted) {
         clients_.push_back(std::make_unique<Client>());
         refused = !open(*clients_.back(), Kind::idle);
     }
     if (opening_ != 0) return;
-    if (report().served == report().wanted) begin_load();
+    if (report_.served == report_.wanted) begin_load();
     else give_up();
 }
 
 void Generator::give_up() {
-    report().failed =
-        std::to_string(report().served) + " of " + std::to_string(report().wanted) + " served";
-    finish_phase();
+    report_.failed =
+        std::to_string(report_.served) + " of " + std::to_string(report_.wanted) + " served";
+    finish();
 }
 
 void Generator::begin_load() {
@@ -118,44 +109,34 @@ void Generator::begin_load() {
 void Generator::begin_timing() {
     if (plan().count == 0) set_timer(alarm_.get(), plan().ms * ms);
     state_ = State::timing;
-    report().begin = usage_of(plan().pid, false);
+    report_.begin = usage_of(plan().pid, false);
 }
 
 void Generator::end_timing() {
-    report().end = usage_of(plan().pid, true);
+    report_.end = usage_of(plan().pid, true);
     state_ = State::draining;
     set_timer(pacer_.get(), 0);
-    report().late = owed_;
+    report_.late = owed_;
     last_progress_ = clock_ns();
     finish_if_drained();
 }
 
 void Generator::finish_if_drained() {
-    if (state_ == State::draining && owed_ == 0) finish_phase();
+    if (state_ == State::draining && owed_ == 0) finish();
 }
 
-// The next phase begins, unless connections are in a state that it could not start from.
-void Generator::finish_phase() {
-    while (!report().good() && reports_.size() < command_.phases.size()) {
-        const Report& broken = report();
-        Report next{.plan = command_.phases[reports_.size()]};
-        next.wanted = next.plan.connections + next.plan.bulk + next.plan.idle;
-        next.served = broken.served;
-        next.failed = broken.failed.empty() ? "not tried: the phase before it went wrong"
-                                            : std::to_string(next.served) + " of " +
-                                                  std::to_string(next.wanted) + " served";
-        reports_.push_back(next);
-    }
-    begin_phase();
+void Generator::finish() {
+    set_timer(alarm_.get(), 0);
+    state_ = State::finished;
 }
 
 // ---- connections --------------------------------------------------------------------------------
 
 bool Generator::open(Client& client, Kind kind) {
     client = {.kind = kind, .number = ++last_number_, .since = clock_ns()};
-    client.conn = loop_.connect(command_.server.address);
+    client.conn = loop_.connect(server_);
     if (client.conn == nullptr) {
-        ++report().errors[std::strerror(errno)];
+        ++report_.errors[std::strerror(errno)];
         return false;
     }
     client.conn->state = &client;
@@ -178,21 +159,21 @@ void Generator::on_connect(Conn& conn) {
 void Generator::on_close(Conn& conn) {
     auto& client = *std::any_cast<Client*>(conn.state);
     client.conn = nullptr;
-    if (state_ == State::finished) return;
+    if (state_ == State::finished) return;  // of no interest any more, or found by the next phase
     last_progress_ = clock_ns();
     owed_ -= client.awaited.size();
-    report().missing += state_ == State::gathering ? 0 : client.awaited.size();
+    report_.missing += state_ == State::gathering ? 0 : client.awaited.size();
 
     bool churned = client.kind == Kind::churn && client.answered() != 0 && conn.error() == 0;
     if (!churned && !client.wrong) {
-        ++report().lost;
-        ++report().errors[conn.error() ? std::strerror(conn.error()) : "closed by the server"];
+        ++report_.lost;
+        ++report_.errors[conn.error() ? std::strerror(conn.error()) : "closed by the server"];
     }
     if (client.kind == Kind::churn) --owed_;
     if (churned) return open_churn(client);
     if (state_ != State::gathering) return finish_if_drained();
     if (client.answered() == 0) --opening_;
-    else --report().served;
+    else --report_.served;
     gather();
 }
 
@@ -237,7 +218,7 @@ void Generator::send_paced() {
         if (plan().count != 0) --budget_;
         Client& client = *clients_[paced_++ % connections];
         if (client.conn != nullptr) send(client, due);
-        else ++report().missing;
+        else ++report_.missing;
     }
 }
 
@@ -248,11 +229,11 @@ void Generator::on_read(Conn& conn) {
     while (take_echo(client)) answered(client, now);
     if (client.awaited.empty() && !conn.input().empty()) client.wrong = true;  // more than was sent
     if (client.wrong) {
-        ++report().wrong;
+        ++report_.wrong;
         return conn.abort();
     }
     refill(client, now);
-    if (plan().count != 0 && report().messages == static_cast<std::uint64_t>(plan().count) &&
+    if (plan().count != 0 && report_.messages == static_cast<std::uint64_t>(plan().count) &&
         state_ == State::timing)
         return end_timing();
     finish_if_drained();
@@ -273,15 +254,15 @@ void Generator::answered(Client& client, std::int64_t now) {
     std::int64_t due = client.awaited.front();
     client.awaited.pop_front();
     --owed_;
-    if (state_ == State::timing && client.kind == Kind::bulk) ++report().bulk_messages;
+    if (state_ == State::timing && client.kind == Kind::bulk) ++report_.bulk_messages;
     else if (state_ == State::timing && client.kind != Kind::idle) {
-        ++report().messages;
-        report().latency.add(now - due);
+        ++report_.messages;
+        report_.latency.add(now - due);
     }
     if (client.kind == Kind::churn) return client.conn->close();
     if (state_ != State::gathering) return;
     --opening_;
-    ++report().served;
+    ++report_.served;
     gather();
 }
 
@@ -309,6 +290,6 @@ void Generator::on_tick() {
     if (state_ != State::draining) return;
     for (const auto& list : {&clients_, &churn_})
         for (const auto& client : *list)
-            if (client->conn != nullptr) report().missing += client->awaited.size();
-    finish_phase();
+            if (client->conn != nullptr) report_.missing += client->awaited.size();
+    finish();
 }

@@ -6,7 +6,7 @@
 //     warming     the load of the plan, unmeasured
 //     timing      the same, measured
 //     draining    nothing new is sent; every echo that is owed is awaited
-//     finished    of the last phase
+//     finished    the connections stay open for the next phase
 
 #pragma once
 
@@ -20,10 +20,11 @@
 
 class Generator : public Handler {
 public:
-    explicit Generator(const Command& command);
+    explicit Generator(const Address& server);
 
-    // Go through all phases. One that fails fails those behind it.
-    const std::vector<Report>& run();
+    // Go through one phase, on the connections of the last one and as many more as it takes. After
+    // one that was not good() there should be no other: echoes of it may still come.
+    const Report& run(const Plan& plan);
 
     void on_connect(Conn& conn) override;
     void on_read(Conn& conn) override;
@@ -49,13 +50,13 @@ private:
         }
     };
 
-    void begin_phase();
+    void begin(const Plan& plan);
     void gather();
     void give_up();
     void begin_load();
     void begin_timing();
     void end_timing();
-    void finish_phase();
+    void finish();
     void finish_if_drained();
 
     bool open(Client& client, Kind kind);
@@ -68,13 +69,12 @@ private:
 
     bool may_send() const;
     FrameMaker& frames(const Client& client);
-    Report& report() { return reports_.back(); }
-    const Plan& plan() const { return reports_.back().plan; }
+    const Plan& plan() const { return report_.plan; }
     void set_timer(int timer, std::int64_t first, std::int64_t period = 0);
 
-    const Command command_;
-    std::vector<Report> reports_;
-    State state_ = State::gathering;
+    const Address server_;
+    Report report_;
+    State state_ = State::finished;
     Fd alarm_;  // a timer: the next change of state is due
     Fd pacer_;  // a timer: the next frames of the open loop are due
     FrameMaker frames_{0}, bulk_frames_{0};

@@ -1,4 +1,4 @@
-// report.h: what a phase has measured, as JSON.
+// report.h: what a phase has measured, as one line of JSON.
 
 #pragma once
 
@@ -30,7 +30,7 @@ struct Report {
 
 inline void print_counts(const char* name, const std::map<std::string, std::int64_t>& begin,
                          std::map<std::string, std::int64_t> end) {
-    std::printf(",\n     \"%s\": {", name);
+    std::printf(", \"%s\": {", name);
     const char* comma = "";
     for (const auto& [key, value] : end) {
         auto before = begin.find(key);
@@ -42,7 +42,7 @@ inline void print_counts(const char* name, const std::map<std::string, std::int6
 }
 
 inline void print_latency(const Histogram& h) {
-    std::printf(",\n     \"latency_us\": {\"min\": %.3f, \"mean\": %.3f, \"p50\": %.3f, "
+    std::printf(", \"latency_us\": {\"min\": %.3f, \"mean\": %.3f, \"p50\": %.3f, "
                 "\"p90\": %.3f, \"p99\": %.3f, \"p999\": %.3f, \"max\": %.3f, "
                 "\"relative_error\": %.4f}",
                 double(h.least()) / 1e3, h.mean() / 1e3, double(h.at(0.5)) / 1e3,
@@ -54,10 +54,10 @@ inline void print_usage(const Report& r) {
     auto delta = [&r](auto member) {
         return static_cast<long long>(r.end.*member - r.begin.*member);
     };
-    std::printf(",\n     \"seconds\": %.6f, \"load_cpu\": %.6f", double(delta(&Usage::time)) / 1e9,
+    std::printf(", \"seconds\": %.6f, \"load_cpu\": %.6f", double(delta(&Usage::time)) / 1e9,
                 double(delta(&Usage::own_cpu)) / 1e9);
     if (r.plan.pid != 0)
-        std::printf(",\n     \"server_cpu\": %.6f, \"rss_kib\": %lld, \"peak_kib\": %lld, "
+        std::printf(", \"server_cpu\": %.6f, \"rss_kib\": %lld, \"peak_kib\": %lld, "
                     "\"switches\": %lld, \"preemptions\": %lld",
                     double(delta(&Usage::cpu)) / 1e9, static_cast<long long>(r.end.rss),
                     static_cast<long long>(r.end.peak), delta(&Usage::switches),
@@ -68,14 +68,14 @@ inline void print_usage(const Report& r) {
 inline void print(const Report& r) {
     const Plan& p = r.plan;
     std::printf("{\"mode\": \"%s\", \"connections\": %d, \"in_flight\": %d, \"size\": %d, "
-                "\"idle\": %d, \"bulk\": %d, \"rate\": %d,\n",
+                "\"idle\": %d, \"bulk\": %d, \"rate\": %d, ",
                 p.churn  ? "churn"
                 : p.rate ? "open"
                          : "closed",
                 p.churn ? p.churn : p.connections, p.in_flight, p.size, p.idle, p.bulk, p.rate);
-    std::printf("     \"wanted\": %d, \"served\": %d, \"failed\": \"%s\"", r.wanted, r.served,
+    std::printf("\"wanted\": %d, \"served\": %d, \"failed\": \"%s\"", r.wanted, r.served,
                 r.failed.c_str());
-    std::printf(",\n     \"messages\": %llu, \"bulk_messages\": %llu, \"late\": %llu, "
+    std::printf(", \"messages\": %llu, \"bulk_messages\": %llu, \"late\": %llu, "
                 "\"missing\": %llu, \"wrong\": %llu, \"lost\": %llu",
                 static_cast<unsigned long long>(r.messages),
                 static_cast<unsigned long long>(r.bulk_messages),
@@ -85,16 +85,6 @@ inline void print(const Report& r) {
     print_latency(r.latency);
     if (r.failed.empty()) print_usage(r);
     print_counts("errors", {}, {r.errors.begin(), r.errors.end()});
-    std::printf("}");
-}
-
-inline void print(const std::vector<Report>& reports) {
-    std::printf("{\"phases\": [\n    ");
-    const char* comma = "";
-    for (const Report& report : reports) {
-        std::printf("%s", comma);
-        print(report);
-        comma = ",\n    ";
-    }
-    std::printf("\n]}\n");
+    std::printf("}\n");
+    std::fflush(stdout);
 }
