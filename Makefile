@@ -1,35 +1,103 @@
-# make help lists the commands.
+# `make help` lists the commands. N is a stage, 1 to 7.
 
 CXXFLAGS ?= -O2 -g
 CXXFLAGS += -std=c++20 -Wall -Wextra -Wpedantic -Werror
 CPPFLAGS += -I. -MMD -MP
 LDLIBS += -pthread
 PYTHON ?= python3
-B = build
 
-stages = 01-blocking 02-select 03-poll-lt 04-epoll-lt 05-epoll-et 06-write-buffering 07-evloop
-
+# SAN=address,undefined or SAN=thread: everything under a sanitizer, in a folder of its own.
 comma := ,
+B := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
 ifdef SAN
-B = build/san-$(subst $(comma),-,$(SAN))
 CXXFLAGS += -fsanitize=$(SAN) -fno-omit-frame-pointer
 endif
 
+stages := 01-blocking 02-select 03-poll-lt 04-epoll-lt 05-epoll-et 06-write-buffering 07-evloop
+stage = $(or $(filter 0$(1)-%,$(stages)),$(error there is no stage $(1): N is 1 to 7))
+previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1) has none before it))
+
 .DEFAULT_GOAL := all
-.PHONY: all
-all: $(stages:%=$(B)/%) $(B)/07-client
+.PHONY: all help test lint format prose matrix compare clean
 
-# A stage is one file; 07 is one file and its library.
+all: $(stages:%=$(B)/%) $(B)/07-client $(B)/load  ## build everything
+
+# ---- Programs ------------------------------------------------------------------------------------
+
+link = $(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+loop := $(B)/obj/07-evloop/evloop.o
+
 $(stages:%=$(B)/%): $(B)/%: $(B)/obj/%/server.o
-	$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(link)
 
-$(B)/07-evloop: $(B)/obj/07-evloop/evloop.o
+$(B)/07-evloop: $(loop)
 
-$(B)/07-client: $(B)/obj/07-evloop/client.o $(B)/obj/07-evloop/evloop.o
-	$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+$(B)/07-client: $(B)/obj/07-evloop/client.o $(loop)
+	$(link)
+
+$(B)/load: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/load/*.cpp)) $(loop)
+	$(link)
+
+$(B)/unit: LDLIBS += -lgtest -lgtest_main
+$(B)/unit: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/unit/*.cpp)) $(loop)
+	$(link)
+
+# A library to preload, so no sanitizer: it would have to be loaded before this one.
+$(B)/shim.so: tests/shim.cpp Makefile
+	@mkdir -p $(@D)
+	$(CXX) $(CPPFLAGS) -MF $@.d $(filter-out -fsanitize=%,$(CXXFLAGS)) -fPIC -shared $< -o $@
 
 $(B)/obj/%.o: %.cpp Makefile
 	@mkdir -p $(@D)
 	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
 
--include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
+
+# ---- One stage -----------------------------------------------------------------------------------
+
+step-%:  ## step-N: build stage N, check it, and say what to do with it
+	@$(MAKE) --no-print-directory -s $(B)/$(call stage,$*)
+	@$(PYTHON) tests/step.py $* --build $(B)
+
+run-%:  ## run-N: the server of stage N in the foreground, on 9000+N or PORT=
+	@$(MAKE) --no-print-directory -s $(B)/$(call stage,$*)
+	@exec $(B)/$(call stage,$*) --port $(or $(PORT),900$*) $(ARGS)
+
+diff-%:  ## diff-N: what stage N changes in the one before; FULL=1: the whole file
+	@diff -U $(if $(FULL),10000,3) --color=auto --label $(call previous,$*) --label $(call stage,$*) \
+	  $(call previous,$*)/server.cpp $(call stage,$*)/server.cpp; test $$? -le 1
+
+check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own server
+	@$(if $(SERVER),,$(MAKE) --no-print-directory -s $(B)/$(call stage,$*) $(B)/shim.so)
+	@$(PYTHON) tests/check.py $* --build $(B) $(if $(SERVER),--server $(SERVER))
+
+trace-%: all  ## trace-N: a picture of stage N: its system calls while three clients come and talk
+	@$(PYTHON) tests/trace.py $* --build $(B)
+
+# ---- All stages ----------------------------------------------------------------------------------
+
+matrix: all $(B)/shim.so  ## every probe against every stage
+	@$(PYTHON) tests/matrix.py --build $(B) --write README.md
+
+compare: all $(B)/shim.so  ## bytes, throughput, latency, CPU and calls of all stages; FULL=1: more
+	@$(PYTHON) tests/load.py --build $(B) $(if $(FULL),--full)
+
+test: all $(B)/unit $(B)/shim.so  ## all tests
+	@$(PYTHON) tests/run.py --build $(B)
+
+lint:  ## formatting, static analysis, and whether the prose shows the code as it is
+	@$(PYTHON) tests/lint.py
+
+format:  ## apply .clang-format
+	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
+
+prose:  ## put the code as it is into the chapters' excerpts
+	@$(PYTHON) tests/prose.py --write
+
+clean:  ## remove what was built
+	rm -rf build
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+help:  ## this list
+	@sed -nE 's/^([a-z%-]+):.*  ## (([a-z]+-N): )?(.*)/\1|\3|\4/p' Makefile | \
+	  while IFS='|' read -r target name text; do printf '  make %-10s %s\n' "$${name:-$$target}" "$$text"; done

@@ -57,7 +57,8 @@ Conn::Conn(Loop& loop, Fd fd, const Address& peer, std::uint64_t id)
     : Source(std::move(fd)), loop_(loop), id_(id), peer_(peer) {}
 
 void Conn::consume(std::size_t n) {
-    in_.consume(n);
+    in_.consume(std::min(n, in_.size()));  // after close() there is nothing
+    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
     loop_.touch(*this);
 }
 
@@ -71,10 +72,10 @@ void Conn::write(std::string_view bytes) {
     if (bytes.empty()) return;
     if (out_.empty()) out_ = loop_.take(loop_.spares_);
     out_.append(bytes);
-    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
 }
 
 void Conn::hold() {
+    if (closing_) return;
     held_ = true;
     loop_.touch(*this);
 }
@@ -206,6 +207,7 @@ void Conn::settle() {
         std::size_t sent = send_some(out_.view());
         if (!broken_) out_.consume(sent);
     }
+    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
     if (paused_ && out_.size() <= loop_.limits_.low_water) {
         paused_ = false;
         more_ = !in_.empty();
@@ -227,13 +229,12 @@ void Conn::begin_closing() {
 
 // close() with input unread, or before all has arrived, makes the kernel send a reset, and that may
 // destroy an answer still on its way. So we say that we have finished, throw away what comes, and
-// wait for the peer's FIN. At stop() we need not, if the peer has acknowledged everything.
+// wait for the peer's FIN. After stop() we need not if nothing is unread or unacknowledged.
 bool Conn::safe_to_close() const {
-    if (eof_) return true;
-    int unread = 0;
-    int unacknowledged = 0;
-    return loop_.stopping_ && ioctl(fd(), SIOCINQ, &unread) == 0 && unread == 0 &&
-           ioctl(fd(), SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0;
+    int unread = 1;
+    int unacknowledged = 1;
+    return eof_ || (loop_.stopping_ && ioctl(fd(), SIOCINQ, &unread) == 0 && unread == 0 &&
+                    ioctl(fd(), SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0);
 }
 
 // An idle connection holds no buffers, and one that waits for the rest of a message no large ones.

@@ -114,9 +114,9 @@ protected:
 // A connection, accepted or begun by Loop::connect(). The loop creates and destroys it.
 class Conn : public Source {
 public:
-    // What was received and is not consumed yet. Empty while the loop holds back input: the client
-    // does not read our answers (Limits::high_water), hold() or close() was called. So a loop over
-    // the messages in it ends by itself. Valid until consume() or until the hook returns.
+    // What was received and is not consumed yet. Empty while the loop holds back input: after a
+    // consume() with more unsent than Limits::high_water, after hold() and after close(). So a loop
+    // over the messages in it ends by itself. Valid until consume() or until the hook returns.
     std::string_view input() const { return takes_input() ? in_.view() : std::string_view{}; }
     void consume(std::size_t n);
 

@@ -32,6 +32,9 @@
 //  - An error that the call's man page does not list is refused at the start, with exit status 125.
 //  - Instead of a call that "fails" the real one is not made: the bytes, or the connection, wait.
 //  - Fewer bytes means that fewer were asked for. The count is never a lie.
+//  - ECONNRESET, ETIMEDOUT, EPIPE, EHOSTUNREACH and ENETUNREACH come from recv() and send() when
+//  the
+//    connection is dead. So it is, from then on: shutdown() is called for both directions.
 //  - EPIPE brings SIGPIPE with it, unless the call says MSG_NOSIGNAL.
 //  - close() is made and then reported as failed: on Linux the number is free in any case.
 //  - EAGAIN only where the call would not have slept (O_NONBLOCK or MSG_DONTWAIT), and only where
@@ -172,7 +175,7 @@ constexpr Error errors[] = {
     {"ECONNABORTED", ECONNABORTED, bit(ACCEPT)},
     {"EPERM", EPERM, bit(ACCEPT)},
     {"EPROTO", EPROTO, bit(ACCEPT)},
-    {"ENETDOWN", ENETDOWN, bit(ACCEPT) | bit(SEND)},
+    {"ENETDOWN", ENETDOWN, bit(ACCEPT)},
     {"ENETUNREACH", ENETUNREACH, bit(ACCEPT) | moves},
     {"EHOSTUNREACH", EHOSTUNREACH, bit(ACCEPT) | moves},
     {"ECONNRESET", ECONNRESET, moves},
@@ -314,6 +317,13 @@ bool is_legal(Call call, int fd, int detail, int error) {
     return detail == EPOLL_CTL_ADD || (detail == EPOLL_CTL_MOD && error == ENOMEM);
 }
 
+// Errors that say that a connection is dead. tcp_write_err() gives up with one of the last three.
+bool is_the_end(Call call, int error) {
+    if (!(moves & bit(call))) return false;
+    return error == ECONNRESET || error == EPIPE || error == ETIMEDOUT || error == EHOSTUNREACH ||
+           error == ENETUNREACH;
+}
+
 bool is_stream(int fd) {
     int kept = errno;
     int type = 0;
@@ -352,6 +362,7 @@ Attempt::Attempt(Call call, int fd, int detail) : call(call) {
     error = rule->error;
     most = rule->most;
     if (error) ++counter().injected;
+    if (is_the_end(call, error)) shutdown(fd, SHUT_RDWR);
     if (error == EPIPE && !(detail & MSG_NOSIGNAL)) raise(SIGPIPE);
 }
 

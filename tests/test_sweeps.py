@@ -34,8 +34,8 @@ OUT_OF_RESOURCES = {"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"}
 # After these the client whom the call was about may be gone. After all others nobody may.
 FATAL = {
     "recv": {"ENOMEM", "ENETUNREACH", "EHOSTUNREACH", "ECONNRESET", "ETIMEDOUT"},
-    "send": {"ENOMEM", "ENOBUFS", "ENETDOWN", "ENETUNREACH", "EHOSTUNREACH", "ECONNRESET",
-             "ETIMEDOUT", "EPIPE"},
+    "send": {"ENOMEM", "ENOBUFS", "ENETUNREACH", "EHOSTUNREACH", "ECONNRESET", "ETIMEDOUT",
+             "EPIPE"},
     "epoll_ctl": {"ENOMEM", "ENOSPC"},
 }  # fmt: skip
 

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""What each load-bearing line is for: take it out, and see which probe catches it.
+
+Every stage has patches in break/. Each takes a line or two out of the stage (a broken twin), and
+says in its head what a user would see and which row of the matrix turns:
+
+    Break: the loop around send()
+    Row: 14
+    Seen: now and then the end of a long answer is missing.
+
+This script builds the twins and runs those probes on them. `make break-N` shows one stage; with
+--check it is part of `make test`: each patch applies, each named row turns, and row 0, which only
+asks for an echo, does not (a twin that does not even start proves nothing).
+"""
+
+import argparse
+import concurrent.futures
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+
+import harness
+import probes
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FLAGS = ["-std=c++20", "-O1", "-I.", "-pthread"]
+
+
+class Twin:
+    """A patch, what its head says, and the broken server that it makes."""
+
+    def __init__(self, path):
+        self.path = path
+        self.stage = int(path.parent.parent.name[:2])
+        self.folder = path.parent.parent.name
+        head, self.diff = re.split(r"^(?=--- )", path.read_text(), maxsplit=1, flags=re.M)
+        self.head = dict(re.findall(r"^(\w+): (.*(?:\n .*)*)", head, re.M))
+        self.rows = [int(row) for row in self.head["Row"].split()]
+        self.flags = self.head.get("Flags", "").split()
+
+    def build(self, place):
+        """Apply the patch to a copy of the stage and compile it. Returns the program, or raises."""
+        copy = pathlib.Path(place) / self.path.stem
+        for part in (self.folder, "common"):
+            shutil.copytree(ROOT / part, copy / part)
+        step(["git", "apply", "--unsafe-paths", "-p1", str(self.path)], copy)
+        sources = [f"{self.folder}/server.cpp"]
+        if self.stage == 7:
+            sources.append(f"{self.folder}/evloop.cpp")
+        step(["g++", *FLAGS, *self.flags, *sources, "-o", "twin"], copy)
+        return str(copy / "twin")
+
+
+def step(command, folder):
+    """Run a command; what it said is the exception when it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command[:2])}: {(done.stderr or done.stdout).strip()[-500:]}")
+
+
+def examine(twin, program, build):
+    """Run the twin's rows. Yields row, whether it turned, and what was seen."""
+    for row in [0, *twin.rows]:
+        seen = []
+        for probe in probes_of(row, twin.stage):
+            verdict = harness.run_cell(probe, twin.stage, [program], build)
+            if harness.judge(probe, twin.stage, verdict):
+                seen.append(verdict.seen)
+        yield row, bool(seen), seen[0] if seen else "all as without the patch"
+
+
+def probes_of(row, stage):
+    """The probes of a row that apply to a stage."""
+    found = harness.probes(rows=[row], stage=stage)
+    if not found:
+        raise RuntimeError(f"no probe for row {row} on stage {stage}")
+    return found
+
+
+def show(twin, results):
+    """Print one twin for people; returns what is wrong with it, as text, or nothing."""
+    print(f"{twin.folder}: without {twin.head['Break']}")
+    print(textwrap.indent(textwrap.fill("A user sees: " + twin.head["Seen"], 94), "    "))
+    problem = ""
+    for row, turned, seen in results:
+        if row == 0:
+            problem += "" if not turned else f"it does not even echo: {seen} "
+            continue
+        print(textwrap.indent(textwrap.fill(f"Row {row}, {probes.ROWS[row]}: {seen}", 94), "    "))
+        problem += "" if turned else f"row {row} does not notice. "
+    print(f"    {'FAIL: ' + problem if problem else 'caught'}\n", flush=True)
+    return problem
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("stage", type=int, nargs="?", choices=range(1, 8), help="only this one")
+    arguments.add_argument("--build", default="build")
+    options = arguments.parse_args()
+    probes.load()
+    patches = sorted(ROOT.glob(f"0{options.stage or '[1-7]'}-*/break/*.patch"))
+
+    passed = failed = 0
+    with tempfile.TemporaryDirectory() as place, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        twins = [Twin(path) for path in patches]
+        programs = [pool.submit(twin.build, place) for twin in twins]
+        for twin, program in zip(twins, programs):
+            try:
+                problem = show(twin, list(examine(twin, program.result(), options.build)))
+            except RuntimeError as error:
+                problem = str(error)
+                print(f"{twin.path.relative_to(ROOT)}: FAIL: {problem}\n")
+            passed, failed = passed + (not problem), failed + bool(problem)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Put every probe of a stage to a server: ours, or one that you wrote. This is `make check-N`.
+
+    python3 tests/check.py 4                    our stage 4
+    python3 tests/check.py 4 --server ./mine    your own server, in any language
+
+A server of yours takes --port N, and prints a line that ends in `listening on HOST:PORT` when it can
+be connected to. That is all it has to know of this course.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import textwrap
+
+import harness
+import probes
+import runner
+
+WIDTH = 96
+
+
+def describe(probe, number, verdict, own):
+    """The lines for one probe: what to print, and whether it counts as passed."""
+    expected = probe.expect[number]
+    problem = harness.judge(probe, number, verdict)
+    if not problem:
+        lesson = verdict.outcome == "L"
+        text = line(probe, "L" if lesson else "P", probe.title)
+        return text + (indented("lesson, as the chapter says", verdict.seen) if lesson else ""), True
+    if verdict.outcome == "P" and not own:
+        return line(probe, "P", f"{probe.title} (more than stage {number} asks)"), True
+    text = line(probe, "FAIL", probe.title)
+    if verdict.outcome == "P":
+        return text + indented("expected", "the lesson: it " + expected[2:]) + \
+            indented("received", problem), False
+    for name, value in (("sent", verdict.sent), ("expected", verdict.expected),
+                        ("received", problem), ("look at", probe.look), ("hint", probe.hint)):
+        text += indented(name, value) if value else ""
+    return text, False
+
+
+def line(probe, outcome, text):
+    """The first line of a probe."""
+    return f"{probe.row:>2}  {outcome:<4}  {text}\n"
+
+
+def indented(name, text):
+    """A line below it, wrapped."""
+    return textwrap.fill(f"{name}: {text}", WIDTH, initial_indent=" " * 10,
+                         subsequent_indent=" " * 14) + "\n"
+
+
+def reached(results):
+    """The highest stage whose every expectation these (probe, verdict) pairs meet, or 0."""
+    def meets(number):
+        asked = [(p, v) for p, v in results if p.expect[number] != "-"]
+        return asked and all(v.outcome == "P" or not harness.judge(p, number, v)
+                             for p, v in asked)
+
+    return max((number for number in harness.STAGES if meets(number)), default=0)
+
+
+def find_server(path):
+    """The reader's server as a command that exec() takes."""
+    found = path if os.sep in path else f".{os.sep}{path}" if os.path.exists(path) else \
+        shutil.which(path)
+    if not found or not os.path.exists(found):
+        return None
+    return [os.path.abspath(found)]
+
+
+def run(number, rows, command, build):
+    """Run the probes and print a line each, in order. Returns (probe, verdict, passed) each."""
+    chosen = harness.probes(rows, number)
+    results, printed = {}, 0
+    with runner.progress(len(chosen)) as step:
+        for (probe, *_), verdict in runner.run_all([(p, number, command, build) for p in chosen]):
+            step(probe.title)
+            results[probe] = verdict
+            while printed < len(chosen) and chosen[printed] in results:
+                show(chosen[printed], number, results[chosen[printed]], command is None)
+                printed += 1
+            if verdict.kind == "no start":  # then nothing else can be said about it
+                break
+    if printed < len(results):
+        probe = next(p for p in results if results[p].kind == "no start")
+        show(probe, number, results[probe], command is None)
+    return results
+
+
+def show(probe, number, verdict, own):
+    """Print what a probe has shown."""
+    print(describe(probe, number, verdict, own)[0], end="")
+    for note in verdict.notes:
+        print(indented("note", note), end="")
+
+
+def summary(number, results, own):
+    """The last lines."""
+    passed = sum(describe(p, number, v, own)[1] for p, v in results.items())
+    failed = len(results) - passed
+    if own:
+        print(f"\n{harness.STAGES[number]}: everything as its chapter says" if not failed else "")
+    else:
+        stage = reached(list(results.items()))
+        print("\nThis server has reached " +
+              (f"stage {stage}: {harness.STAGES[stage]}." if stage else "no stage yet.") +
+              (f" Next: make check-{stage + 1} SERVER=..." if not failed and stage < 7 else ""))
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("stage", type=int, choices=list(harness.STAGES))
+    arguments.add_argument("--server", help="your own server (default: ours)")
+    arguments.add_argument("--rows", help="only these: 1,7,9")
+    arguments.add_argument("--build", default=harness.BUILD, help="where our servers are")
+    options = arguments.parse_args()
+
+    command = None
+    if options.server:
+        command = find_server(options.server)
+        if not command:
+            print(f"{options.server}: there is no such file\n0 passed, 1 failed")
+            return 1
+    elif not (pathlib.Path(options.build) / harness.STAGES[options.stage]).exists():
+        print(f"{harness.STAGES[options.stage]} is not built: make\n0 passed, 1 failed")
+        return 1
+    probes.load()
+    rows = {int(row) for row in options.rows.split(",")} if options.rows else None
+    results = run(options.stage, rows, command, options.build)
+    return summary(options.stage, results, command is None)
+
+
+if __name__ == "__main__":
+    runner.main(main)

@@ -1,0 +1,742 @@
+"""What every probe is built on: start a server, talk to it, judge what it does.
+
+A probe is a function that plays one fault against a running server:
+
+    @probe(row=1, title="the second client is served while the first one idles",
+           expect="L:waits P P P P P P", look="accept(2), recv(2)", hint="...")
+    def second_client(stage):
+        server = stage.start()
+        server.connect().roundtrip()
+
+It returns (the server passes), raises Lesson (it fails in a way that a chapter teaches) or raises
+Fail (it fails in any other way). `expect` has a column for each of the seven stages: P it must
+pass, L:kind it must fail as a Lesson of that kind, - the probe does not apply.
+
+Time decides nothing here: a probe waits for a byte, an exit, a state of the process. FAILSAFE only
+ends what would wait for ever.
+"""
+
+import collections
+import ctypes
+import errno
+import os
+import pickle
+import re
+import resource
+import select
+import shlex
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+import kernel
+
+STAGES = {1: "01-blocking", 2: "02-select", 3: "03-poll-lt", 4: "04-epoll-lt", 5: "05-epoll-et",
+          6: "06-write-buffering", 7: "07-evloop"}
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BUILD = os.path.join(ROOT, "build")
+FAILSAFE = 30.0  # seconds; long, because a loaded machine may let a process wait for its turn
+CELL_FAILSAFE = 120.0  # seconds for one probe on one stage, whatever it does
+KIB, MIB = 1024, 1024 * 1024
+
+
+# Verdicts
+
+class Fail(Exception):
+    """The server did something wrong. Bytes are compared, and the first difference is shown."""
+
+    def __init__(self, seen, expected="", sent=""):
+        super().__init__(seen)
+        self.seen, self.expected, self.sent = seen, expected, sent
+
+
+class Lesson(Exception):
+    """The server failed exactly as a chapter says. `kind` is the word for it in `expect`."""
+
+    def __init__(self, seen, kind):
+        super().__init__(seen)
+        self.seen, self.kind = seen, kind
+
+
+class NoStart(Fail):
+    """The server did not start as agreed. No probe can pass then."""
+
+
+Verdict = collections.namedtuple("Verdict", "outcome kind seen expected sent notes seconds")
+
+
+# Probes
+
+class Probe:
+    """One registered function, with what readers are told about it."""
+
+    def __init__(self, run, row, title, expect, look, hint, alone):
+        self.run, self.row, self.title = run, row, title
+        self.expect = dict(zip(STAGES, expect.split()))
+        self.look, self.hint, self.alone = look, hint, alone
+        assert len(self.expect) == len(STAGES), f"{run.__name__}: a column for each stage"
+
+    def __repr__(self):
+        return f"{self.row}:{self.run.__name__}"
+
+
+PROBES = []
+
+
+def probe(row, title, expect, look, hint="", alone=False):
+    """Register a probe. `alone`: nothing else may run while it measures."""
+    def register(run):
+        PROBES.append(Probe(run, row, title, expect, look, hint, alone))
+        return run
+    return register
+
+
+def probes(rows=None, stage=None):
+    """The registered probes in the order of their rows, those that apply to `stage`."""
+    chosen = [p for p in PROBES if rows is None or p.row in rows]
+    if stage is not None:
+        chosen = [p for p in chosen if p.expect[stage] != "-"]
+    return sorted(chosen, key=lambda p: p.row)
+
+
+# Bytes
+
+def frame(payload=b""):
+    """A message as stage 07 reads it. The other stages send it back without looking."""
+    return b"EVLP" + struct.pack("!I", len(payload)) + payload
+
+
+def frames(total, size=64 * KIB, seed=1):
+    """About `total` bytes of frames with `size` bytes of payload, no two alike."""
+    block = bytes((i * 7 + seed) % 251 for i in range(size))
+    count = max(1, total // (size + 8))
+    return b"".join(frame(struct.pack("!II", seed, i) + block[8:]) for i in range(count))
+
+
+def show(data, limit=16):
+    """Bytes for people: how many, and how they begin."""
+    if isinstance(data, str):
+        return data
+    text = " ".join(f"{byte:02x}" for byte in data[:limit])
+    return f"{len(data):,} bytes" + (f": {text}" if data else "") + (" ..." * (len(data) > limit))
+
+
+def difference(expected, seen):
+    """Point at the first byte that differs. '' if nothing does."""
+    if expected == seen:
+        return ""
+    shared = min(len(expected), len(seen))
+    at = next((i for i in range(shared) if expected[i] != seen[i]), shared)
+    if at == len(seen):
+        return f"the first {at:,} bytes are right, then nothing more came"
+    if at == len(expected):
+        return f"all {at:,} bytes are right, then {show(seen[at:])} too many"
+    return (f"byte {at:,} differs (counted from 0): expected {show(expected[at:at + 8])}, "
+            f"received {show(seen[at:at + 8])}")
+
+
+# Waiting
+
+def wait_for(condition, what, server=None, failsafe=FAILSAFE):
+    """Wait until condition() is true and return its value. Fail says what did not come."""
+    end, pause = time.monotonic() + failsafe, 0.0002
+    while True:
+        value = condition()
+        if value:
+            return value
+        if server and server.exited():
+            raise Fail(server.describe(), expected=what)
+        if time.monotonic() > end:
+            raise Fail(f"not within {failsafe:.0f} s; " + (server.describe() if server else ""),
+                       expected=what)
+        time.sleep(pause)  # lets others run; no verdict depends on how long
+        pause = min(pause * 1.5, 0.02)
+
+
+# Servers
+
+_libc = ctypes.CDLL(None, use_errno=True)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def die_with_parent(starter):
+    """In a child: SIGKILL when the parent dies, however that comes."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != starter:  # it died before prctl()
+        os._exit(1)
+
+
+def raise_fd_limit():
+    """As many descriptors as this process may have. Returns how many."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+class Server:
+    """A running server. Use Stage.start()."""
+
+    def __init__(self, command, args=(), env=None, nofile=None, port=0):
+        self.command = [*command, "--port", str(port), *map(str, args)]
+        self.clients = []
+        self.ending = False  # the probe ends it on purpose
+        self.stderr_file = tempfile.TemporaryFile()
+        self.stdout = b""
+        self._spawn(env, nofile)
+        try:
+            self.line = self._listening_line()
+            self.host, self.port = self._parse(self.line)
+            self._find_pid()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _spawn(self, env, nofile):
+        starter = os.getpid()
+
+        def prepare():
+            die_with_parent(starter)
+            os.setpgid(0, 0)
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (nofile or hard, hard))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+        try:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=self.stderr_file, preexec_fn=prepare, env={**os.environ, **(env or {})})
+        except OSError as error:
+            hint = {errno.ENOEXEC: "; a script needs a first line such as #!/usr/bin/env python3",
+                    errno.EACCES: "; chmod +x makes it executable"}.get(error.errno, "")
+            raise NoStart(f"it cannot be run: {error.strerror}{hint}",
+                          expected="an executable file", sent=shlex.join(self.command)) from None
+        self.pid = self.process.pid
+
+    def _listening_line(self):
+        """Wait for the first line on stdout."""
+        end, silent = time.monotonic() + FAILSAFE, 0
+        while b"\n" not in self.stdout:
+            if not select.select([self.process.stdout], [], [], 0.2)[0]:
+                silent = silent + 1 if self._silent_but_listening() else 0
+                if silent < 5 and time.monotonic() < end:
+                    continue
+                raise NoStart(self._why_no_line(), sent=shlex.join(self.command),
+                              expected="a line on stdout that ends in: listening on HOST:PORT")
+            data = os.read(self.process.stdout.fileno(), 65536)
+            if not data:
+                wait_for(lambda: self.process.poll() is not None, "the end of the process",
+                         failsafe=5)
+                raise NoStart(f"{self.describe()}, before that line. {self.last_words()}",
+                              sent=shlex.join(self.command),
+                              expected="a line on stdout that ends in: listening on HOST:PORT")
+            self.stdout += data
+        return self.stdout.split(b"\n")[0].decode(errors="replace")
+
+    def _silent_but_listening(self):
+        """Does it sleep in a call that waits for clients, although it has not said where?"""
+        calls = kernel.blocked_calls(self.pid)
+        waiting = calls and all(name not in kernel.SENDING for name, _ in calls)
+        return waiting and kernel.listening_ports(kernel.socket_inodes(self.pid))
+
+    def _why_no_line(self):
+        ports = kernel.listening_ports(kernel.socket_inodes(self.pid))
+        if ports:
+            return (f"it listens on port {ports[0]}, {self.describe()}, but that line has not come "
+                    "(a pipe is buffered: flush stdout after the line)")
+        return f"no such line; {self.describe()}"
+
+    def _parse(self, line):
+        """The address from the line. Everything listens on an address that we can connect to."""
+        found = re.search(r"listening on (\S*):(\d+)\s*$", line)
+        if not found:
+            raise NoStart(f"the line {line!r}", sent=shlex.join(self.command),
+                          expected="a line that ends in: listening on HOST:PORT")
+        host = found.group(1).strip("[]")
+        return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1",
+                "*": "127.0.0.1"}.get(host, host), int(found.group(2))
+
+    def _find_pid(self):
+        """Behind a wrapper script, the server is the child that owns the listening socket."""
+        def listens(pid):
+            return self.port in kernel.listening_ports(kernel.socket_inodes(pid))
+
+        if not listens(self.pid):
+            self.pid = next((pid for pid in kernel.descendants(self.pid) if listens(pid)), self.pid)
+
+    # What it does
+
+    def exited(self):
+        """Has the process ended?"""
+        return self.process.poll() is not None
+
+    def describe(self):
+        """What the process is doing, in words."""
+        code = self.process.poll()
+        if code is not None and code < 0:
+            return f"the server was killed by {kernel.signal_name(-code)}"
+        if code is not None:
+            return f"the server exited with status {code}"
+        calls = kernel.blocked_calls(self.pid)
+        if not calls:
+            return f"the server is running (state {kernel.thread_states(self.pid)})"
+        return "the server sleeps in " + ", ".join(self._call_text(*call) for call in calls[:3])
+
+    def _call_text(self, name, args):
+        if name not in kernel.RECEIVING | kernel.SENDING | {"accept", "accept4"}:
+            return f"{name}()"
+        for client in self.clients:
+            if client.server_fd() == args[0]:
+                return f"{name}() on descriptor {args[0]}, client {self.clients.index(client) + 1}"
+        return f"{name}() on descriptor {args[0]}"
+
+    def calls(self):
+        """The calls that all its threads sleep in: a list of names, or None if one is running."""
+        calls = kernel.blocked_calls(self.pid)
+        return [name for name, _ in calls] if calls else None
+
+    def stderr(self):
+        """All it has said on stderr."""
+        size = os.fstat(self.stderr_file.fileno()).st_size
+        return os.pread(self.stderr_file.fileno(), size, 0).decode(errors="replace")
+
+    def last_words(self):
+        """The end of stderr, for a message."""
+        lines = self.stderr().strip().splitlines()
+        return f"Its last words: {lines[-1][:200]}" if lines else "It said nothing on stderr."
+
+    def cpu_ms(self):
+        """CPU time used so far, in milliseconds."""
+        return kernel.cpu_ns(self.pid) / 1e6
+
+    def wake_ups(self):
+        """How often it went to sleep."""
+        return kernel.wake_ups(self.pid)
+
+    def fds(self):
+        """Its open descriptors: {number: what}."""
+        return kernel.open_fds(self.pid)
+
+    def asleep(self):
+        """Are all its threads blocked in a system call?"""
+        return self.calls() is not None
+
+    # Steering it
+
+    def _pids(self):
+        return [self.process.pid] + ([self.pid] if self.pid != self.process.pid else [])
+
+    def signal(self, number):
+        """Send a signal to the server process."""
+        os.kill(self.pid, number)
+
+    def pause(self):
+        """Stop it (SIGSTOP), and return when it has stopped. The kernel goes on queueing."""
+        self.signal(signal.SIGSTOP)
+        wait_for(lambda: set(kernel.thread_states(self.pid)) <= set("TtZ"), "state T", self)
+
+    def resume(self):
+        """Let it go on (SIGCONT)."""
+        self.signal(signal.SIGCONT)
+
+    def limit_fds(self, soft):
+        """Give it room for descriptors below `soft`. Returns the limit it had."""
+        old = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (soft, old[1]))
+        return old[0]
+
+    def connect(self, **options):
+        """A new client. Options: see Client."""
+        client = Client(self, **options)
+        self.clients.append(client)
+        return client
+
+    def wait_exit(self, what="the end of the process"):
+        """Wait until it has exited; returns the status (-15 for SIGTERM)."""
+        self.ending = True
+        wait_for(self.exited, what)
+        return self.process.returncode
+
+    def kill(self):
+        """End it at once, with everything it has started, and wait for that."""
+        self.ending = True
+        if self.process.poll() is None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def check_alive(self):
+        """Fail if it has ended although the probe did not end it, or if a sanitizer spoke."""
+        if self.exited() and not self.ending:
+            raise Fail(f"{self.describe()}. {self.last_words()}",
+                       expected="no client's behaviour ends the server")
+        found = re.search(r".*(Sanitizer|runtime error).*", self.stderr())
+        if found:
+            raise Fail(found.group(0), expected="no finding of a sanitizer")
+
+
+# Clients
+
+class Gone(Exception):
+    """The server closed the connection; `how` is EOF or the error."""
+
+    def __init__(self, how):
+        super().__init__(how)
+        self.how = how
+
+
+class Client:
+    """One connection to a server. The socket is non-blocking; all waiting is in wait().
+
+    rcvbuf and sndbuf fix the kernel's buffers (SO_RCVBUF before connect, so that the window never
+    grows beyond it). source is a loopback address to come from: one address has 28,000 ports.
+    """
+
+    def __init__(self, server, rcvbuf=None, sndbuf=None, source=None, wait=True):
+        self.server = server
+        family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+        self.sock = socket.socket(family, socket.SOCK_STREAM)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if rcvbuf:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        if sndbuf:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
+        if source:
+            self.sock.bind((source, 0))
+        self.sock.settimeout(FAILSAFE)
+        try:
+            self.sock.connect((server.host, server.port))
+        except OSError as error:
+            raise Fail(f"connect: {error}; {server.describe()}",
+                       expected="a connection: the line says that it listens") from None
+        self.sock.setblocking(False)
+        self.received = 0  # bytes, in all
+
+    def fileno(self):
+        """So that select() and friends take a Client."""
+        return self.sock.fileno()
+
+    # The other end, in the kernel
+
+    def far_end(self):
+        """The server's socket of this connection: kernel.Sock, or None when it is closed."""
+        return kernel.find_socket(self.sock.getpeername(), self.sock.getsockname())
+
+    def near_end(self):
+        """Our own socket as the kernel sees it."""
+        return kernel.find_socket(self.sock.getsockname(), self.sock.getpeername())
+
+    def unread(self):
+        """Bytes that have reached the server's kernel and that it has not read."""
+        far = self.far_end()
+        return far.unread if far else 0
+
+    def accepted(self):
+        """Has the server called accept() for it?"""
+        far = self.far_end()
+        return bool(far and far.inode)
+
+    def server_fd(self):
+        """The number of this connection's descriptor in the server; None if it has none."""
+        try:
+            far = self.far_end()
+        except OSError:
+            return None  # not connected any more
+        if not far or not far.inode:
+            return None
+        name = f"socket:[{far.inode}]"
+        return next((fd for fd, what in self.server.fds().items() if what == name), None)
+
+    # Sending
+
+    def try_send(self, data):
+        """Send what fits at once. Returns how many bytes; raises Gone."""
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise Gone(error.strerror) from None
+
+    def send(self, data):
+        """Send all, waiting while the server does not read."""
+        view = memoryview(data)
+        while view:
+            try:
+                count = self.try_send(view)
+            except Gone as gone:
+                raise Fail(f"{gone.how} when {len(data) - len(view):,} bytes were sent; "
+                           f"{self.server.describe()}", sent=show(data),
+                           expected="the server reads all of it") from None
+            view = view[count:]
+            if view and not count:
+                self.wait(writing=True, what="the server reads on", sent=data)
+
+    def half_close(self):
+        """Finish sending (FIN), and go on reading."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    # Receiving
+
+    def try_receive(self, limit=256 * KIB):
+        """What has come, b'' if nothing has; raises Gone at the end."""
+        try:
+            data = self.sock.recv(limit)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise Gone(error.strerror) from None
+        if not data:
+            raise Gone("end of file")
+        self.received += len(data)
+        return data
+
+    def readable(self):
+        """Is there something to receive, or an end?"""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def expect(self, expected, sent=None):
+        """Receive exactly these bytes; fail at the first one that differs."""
+        sent = expected if sent is None else sent
+        got = bytearray()
+        while len(got) < len(expected):
+            try:
+                data = self.try_receive(min(len(expected) - len(got), MIB))
+            except Gone as gone:
+                raise Fail(f"{gone.how}: {difference(expected, bytes(got))}; "
+                           f"{self.server.describe()}", expected=show(expected),
+                           sent=show(sent)) from None
+            if data != expected[len(got):len(got) + len(data)]:
+                seen = bytes(got) + data
+                raise Fail(difference(expected, seen), expected=show(expected), sent=show(sent))
+            got += data
+            if not data:
+                self.wait(what=show(expected), sent=sent,
+                          so_far=f"{len(got):,} of {len(expected):,} bytes came; ")
+
+    def expect_end(self, sent=""):
+        """The server closes in an orderly way, without a byte more."""
+        while True:
+            try:
+                data = self.try_receive()
+            except Gone as gone:
+                if gone.how != "end of file":
+                    raise Fail(gone.how, expected="end of file", sent=show(sent)) from None
+                return
+            if data:
+                raise Fail(f"{show(data)} too many", sent=show(sent),
+                           expected="nothing more, then end of file")
+            self.wait(what="end of file", sent=sent)
+
+    def roundtrip(self, payload=b"hello"):
+        """Send one frame and receive it."""
+        self.send(frame(payload))
+        self.expect(frame(payload))
+
+    def wait(self, writing=False, what="", sent="", so_far=""):
+        """Wait until the socket is ready. Fails as soon as it is certain that it never will be."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLOUT if writing else select.POLLIN)
+        end, still = time.monotonic() + FAILSAFE, Stillness(self)
+        while not poll.poll(200):
+            if self.server.exited() and not poll.poll(0):
+                break
+            if still.lasts() or time.monotonic() > end:
+                raise Fail(f"{so_far}nothing more happens: {self.server.describe()}, "
+                           f"{self.unread():,} bytes of this client unread",
+                           expected=what, sent=show(sent))
+
+    # Leaving
+
+    def close(self):
+        """Leave: FIN, or RST if something is unread."""
+        self.sock.close()
+
+    def reset(self):
+        """Leave with RST, and nothing in TIME_WAIT."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+
+class Stillness:
+    """Has a server come to rest, so that waiting longer is pointless?
+
+    All threads asleep, nothing in flight, and for `rounds` looks in a row not one of them has been
+    woken. A server with timers wakes up and is waited for until the failsafe.
+    """
+
+    rounds = 15  # looks, 0.2 s apart in Client.wait()
+
+    def __init__(self, client):
+        self.client, self.same, self.last = client, 0, None
+
+    def lasts(self):
+        """Look once more."""
+        server, near = self.client.server, None
+        try:
+            near = self.client.near_end()
+        except OSError:
+            pass
+        now = (server.wake_ups(), near.unsent if near else 0) if server.asleep() else None
+        self.same = self.same + 1 if now is not None and now == self.last else 0
+        self.last = now
+        return self.same >= self.rounds
+
+
+# Running a probe
+
+class Stage:
+    """What a probe gets: the stage's number, and servers."""
+
+    def __init__(self, number, command=None, build=BUILD):
+        self.number = number
+        self.own = command is None  # one of ours, not a reader's
+        self.name = STAGES[number]
+        self.command = command or [os.path.join(build, self.name)]
+        self.servers, self.notes = [], []
+
+    def start(self, *args, env=None, nofile=None, port=0):
+        """Start a server on a free port and wait until it listens."""
+        server = Server(self.command, args, env, nofile, port)
+        self.servers.append(server)
+        return server
+
+    def note(self, text):
+        """Something to show beside the verdict."""
+        self.notes.append(text)
+
+    def finish(self):
+        """After the probe: is everything alive that should be?"""
+        for server in self.servers:
+            server.check_alive()
+
+    def stop(self):
+        """End all servers."""
+        for server in self.servers:
+            server.kill()
+
+
+def run_probe(the_probe, stage):
+    """Run one probe in this process; returns a Verdict."""
+    start = time.monotonic()
+
+    def verdict(outcome, kind="", seen="", expected="", sent=""):
+        return Verdict(outcome, kind, show(seen), show(expected), show(sent), list(stage.notes),
+                       time.monotonic() - start)
+
+    try:
+        try:
+            the_probe.run(stage)
+        finally:
+            if not isinstance(sys.exc_info()[1], (KeyboardInterrupt, SystemExit)):
+                stage.finish()
+        return verdict("P")
+    except Lesson as lesson:
+        return verdict("L", lesson.kind, lesson.seen)
+    except NoStart as fail:
+        return verdict("F", "no start", fail.seen, fail.expected, fail.sent)
+    except Fail as fail:
+        return verdict("F", "", fail.seen, fail.expected, fail.sent)
+    except Gone as gone:
+        return verdict("F", "", f"the connection ended ({gone.how}); {stage.servers[-1].describe()}",
+                       "the connection lasts")
+    except Exception as error:  # a fault of the probe itself must be seen, too
+        line = error.__traceback__
+        while line.tb_next:
+            line = line.tb_next
+        where = f"{os.path.basename(line.tb_frame.f_code.co_filename)}:{line.tb_lineno}"
+        return verdict("F", "", f"the probe itself failed: {error!r} at {where}")
+    finally:
+        stage.stop()
+
+
+class Cell:
+    """One probe on one stage, in a process of its own, so that it cannot disturb the others."""
+
+    def __init__(self, the_probe, number, command=None, build=BUILD):
+        self.probe, self.number = the_probe, number
+        self.deadline = time.monotonic() + CELL_FAILSAFE
+        starter = os.getpid()
+        self.pipe, write_end = os.pipe()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.pipe)
+            self._work(starter, write_end, Stage(number, command, build))
+        os.close(write_end)
+
+    def _work(self, starter, write_end, stage):
+        """In the child."""
+        try:
+            die_with_parent(starter)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends us
+            _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+            kernel.forget_netlink()
+            raise_fd_limit()
+            result = pickle.dumps(run_probe(self.probe, stage))
+            with os.fdopen(write_end, "wb") as file:
+                file.write(result)
+        finally:
+            os._exit(0)
+
+    def result(self):
+        """The Verdict; waits for it."""
+        data = b""
+        while True:
+            left = self.deadline - time.monotonic()
+            if left <= 0 or not select.select([self.pipe], [], [], left)[0]:
+                self.kill()
+                return Verdict("F", "", f"no verdict within {CELL_FAILSAFE:.0f} s", "", "", [],
+                               CELL_FAILSAFE)
+            more = os.read(self.pipe, 65536)
+            if not more:
+                break
+            data += more
+        self.kill()
+        if not data:
+            return Verdict("F", "", "the probe's process died", "", "", [], 0.0)
+        return pickle.loads(data)
+
+    def kill(self):
+        """End the child and, with it, its servers."""
+        if self.pid:
+            family = [self.pid] + kernel.descendants(self.pid)
+            for pid in family:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            os.waitpid(self.pid, 0)
+            os.close(self.pipe)
+            self.pid = 0
+
+
+def run_cell(the_probe, number, command=None, build=BUILD):
+    """Run one probe on one stage and return its Verdict."""
+    cell = Cell(the_probe, number, command, build)
+    try:
+        return cell.result()
+    finally:
+        cell.kill()
+
+
+def judge(the_probe, number, verdict):
+    """'' if the verdict is what the chapters say, else what is wrong with it."""
+    expected = the_probe.expect[number]
+    got = verdict.outcome + (f":{verdict.kind}" if verdict.outcome == "L" else "")
+    if got == expected:
+        return ""
+    if expected.startswith("L") and verdict.outcome == "P":
+        return (f"the lesson no longer shows: {STAGES[number]} should fail here "
+                f"({expected[2:]}), but it passes")
+    if verdict.outcome == "L":
+        return f"it {verdict.kind}: {verdict.seen}"
+    return verdict.seen

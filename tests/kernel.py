@@ -1,0 +1,262 @@
+"""What the Linux kernel says about a process and its sockets.
+
+Everything here looks from outside, so it works for a server in any language. These are facts and
+not guesses: a probe that waits for one of them needs no sleep.
+"""
+
+import errno
+import os
+import platform
+import re
+import signal
+import socket
+import struct
+
+# The calls that a server can be found in, by their numbers.
+if platform.machine() == "x86_64":
+    CALLS = {0: "read", 1: "write", 3: "close", 7: "poll", 19: "readv", 20: "writev", 23: "select",
+             35: "nanosleep", 43: "accept", 44: "sendto", 45: "recvfrom", 46: "sendmsg",
+             47: "recvmsg", 202: "futex", 230: "clock_nanosleep", 232: "epoll_wait",
+             233: "epoll_ctl", 270: "pselect6", 271: "ppoll", 281: "epoll_pwait", 288: "accept4",
+             426: "io_uring_enter", 441: "epoll_pwait2"}
+else:  # aarch64, riscv64 and the other newer ones share a table
+    CALLS = {63: "read", 64: "write", 57: "close", 73: "ppoll", 65: "readv", 66: "writev",
+             72: "pselect6", 101: "nanosleep", 202: "accept", 206: "sendto", 207: "recvfrom",
+             211: "sendmsg", 212: "recvmsg", 98: "futex", 115: "clock_nanosleep",
+             22: "epoll_pwait", 21: "epoll_ctl", 242: "accept4", 426: "io_uring_enter",
+             441: "epoll_pwait2"}
+
+RECEIVING = {"read", "readv", "recvfrom", "recvmsg"}
+SENDING = {"write", "writev", "sendto", "sendmsg"}
+
+ESTABLISHED, TIME_WAIT, CLOSE_WAIT, LISTEN = 1, 6, 8, 10  # include/net/tcp_states.h
+
+
+def read_file(path):
+    """The text of a file in /proc; empty when the process has gone meanwhile."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+# Processes
+
+def stat_fields(path):
+    """The fields of a stat file from the third on (the second may contain anything)."""
+    text = read_file(path)
+    return text[text.rfind(")") + 1:].split()
+
+
+def state(pid):
+    """One letter: R running, S asleep, T stopped, Z dead and not yet waited for. '' if gone."""
+    fields = stat_fields(f"/proc/{pid}/stat")
+    return fields[0] if fields else ""
+
+
+def threads(pid):
+    """The ids of the threads of a process."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
+
+
+def thread_states(pid):
+    """The states of all threads, as one string."""
+    found = (stat_fields(f"/proc/{pid}/task/{tid}/stat") for tid in threads(pid))
+    return "".join(fields[0] for fields in found if fields)
+
+
+def blocked_call(pid, tid=None):
+    """(name, arguments) of the system call that a thread sleeps in, or None while it runs."""
+    words = read_file(f"/proc/{pid}/task/{tid or pid}/syscall").split()
+    if not words or words[0] in ("running", "-1"):
+        return None
+    number = int(words[0])
+    return CALLS.get(number, f"system call {number}"), [int(word, 16) for word in words[1:7]]
+
+
+def blocked_calls(pid):
+    """The calls that the threads sleep in: a list, or None if any of them is running."""
+    calls = []
+    for tid in threads(pid):
+        call = blocked_call(pid, tid)
+        fields = stat_fields(f"/proc/{pid}/task/{tid}/stat")
+        if call is None or not fields or fields[0] != "S":
+            return None
+        calls.append(call)
+    return calls or None
+
+
+def cpu_ns(pid):
+    """CPU time of all threads, in nanoseconds."""
+    times = [read_file(f"/proc/{pid}/task/{tid}/schedstat").split() for tid in threads(pid)]
+    if all(times) and times:
+        return sum(int(fields[0]) for fields in times)
+    fields = stat_fields(f"/proc/{pid}/stat")  # in ticks of 10 ms, where schedstat is missing
+    ticks = int(fields[11]) + int(fields[12]) if fields else 0
+    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def status_number(text, key):
+    """A number from the text of a status file."""
+    found = re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE)
+    return int(found.group(1)) if found else 0
+
+
+def wake_ups(pid):
+    """How many times the threads of a process went to sleep of their own accord."""
+    return sum(status_number(read_file(f"/proc/{pid}/task/{tid}/status"),
+                             "voluntary_ctxt_switches") for tid in threads(pid))
+
+
+def memory_kib(pid, key="VmRSS"):
+    """Memory in KiB: VmRSS is what is resident now, VmHWM the most that ever was."""
+    return status_number(read_file(f"/proc/{pid}/status"), key)
+
+
+def open_fds(pid):
+    """{descriptor: what it is}, for instance {4: 'socket:[12345]'}."""
+    found = {}
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return found
+    for name in names:
+        try:
+            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            pass  # closed meanwhile
+    return found
+
+
+def fd_flags(pid, fd):
+    """The flags of a descriptor as open(2) names them, O_CLOEXEC among them."""
+    found = re.search(r"^flags:\s+([0-7]+)", read_file(f"/proc/{pid}/fdinfo/{fd}"), re.MULTILINE)
+    return int(found.group(1), 8) if found else 0
+
+
+def parent(pid):
+    """The parent's id, 0 if the process has gone."""
+    fields = stat_fields(f"/proc/{pid}/stat")
+    return int(fields[1]) if fields else 0
+
+
+def descendants(pid):
+    """The ids of a process's children, their children, and so on."""
+    children = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            children.setdefault(parent(int(name)), []).append(int(name))
+    found, todo = [], [pid]
+    while todo:
+        more = children.get(todo.pop(), [])
+        found += more
+        todo += more
+    return found
+
+
+# Sockets
+
+class Sock:
+    """One end of a TCP connection as the kernel keeps it."""
+
+    def __init__(self, state, unread, unsent, inode):
+        self.state = state
+        self.unread = unread  # bytes received, not yet read by the program
+        self.unsent = unsent  # bytes written by the program, not yet acknowledged
+        self.inode = inode  # 0 while nobody has accepted it
+
+
+def from_proc(wanted):
+    """The sockets of /proc/net/tcp for which wanted(local port, remote port, state) holds."""
+    found = []
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in read_file(path).splitlines()[1:]:
+            fields = line.split()
+            local, remote = int(fields[1][-4:], 16), int(fields[2][-4:], 16)
+            if wanted(local, remote, int(fields[3], 16)):
+                unsent, unread = fields[4].split(":")
+                found.append(Sock(int(fields[3], 16), int(unread, 16), int(unsent, 16),
+                                  int(fields[9])))
+    return found
+
+
+class SocketDiagnosis:
+    """Asks the kernel for one socket by its two addresses: sock_diag(7).
+
+    /proc/net/tcp gives the same, but walks through the sockets of the whole system each time.
+    """
+
+    NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, NLMSG_ERROR = 4, 20, 1, 2
+
+    def __init__(self):
+        self.netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, self.NETLINK_SOCK_DIAG)
+        self.netlink.settimeout(5)
+
+    def find(self, local, remote):
+        """The connection from `local` to `remote`, both (IPv4 address, port); None if none."""
+        ends = struct.pack("!HH16s16s", local[1], remote[1], socket.inet_aton(local[0]),
+                           socket.inet_aton(remote[0]))
+        question = struct.pack("=BBBxI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0xffffffff)
+        question += ends + struct.pack("=III", 0, 0xffffffff, 0xffffffff)
+        header = struct.pack("=IHHII", 16 + len(question), self.SOCK_DIAG_BY_FAMILY,
+                             self.NLM_F_REQUEST, 1, 0)
+        self.netlink.send(header + question)
+        answer = self.netlink.recv(65536)
+        kind = struct.unpack_from("=H", answer, 4)[0]
+        if kind == self.NLMSG_ERROR:
+            code = -struct.unpack_from("=i", answer, 16)[0]
+            if code == errno.ENOENT:
+                return None
+            raise OSError(code, os.strerror(code))
+        # struct inet_diag_msg: 4 bytes, 48 of addresses, then expires, rqueue, wqueue, uid, inode
+        unread, unsent, _, inode = struct.unpack_from("=IIII", answer, 16 + 4 + 48 + 4)
+        return Sock(answer[16 + 1], unread, unsent, inode)
+
+
+_diagnosis = None
+
+
+def find_socket(local, remote):
+    """The end of a connection that sits at `local`; both are (IPv4 address, port)."""
+    global _diagnosis
+    try:
+        _diagnosis = _diagnosis or SocketDiagnosis()
+        return _diagnosis.find(local, remote)
+    except OSError:  # not in this kernel
+        _diagnosis = None
+        found = from_proc(lambda lo, re, st: (lo, re) == (local[1], remote[1]))
+        return found[0] if found else None
+
+
+def forget_netlink():
+    """After fork(): two processes must not share one netlink socket."""
+    global _diagnosis
+    _diagnosis = None
+
+
+def listening_ports(inodes):
+    """The ports on which the sockets with these inodes listen."""
+    ports = []
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in read_file(path).splitlines()[1:]:
+            fields = line.split()
+            if int(fields[3], 16) == LISTEN and int(fields[9]) in inodes:
+                ports.append(int(fields[1][-4:], 16))
+    return ports
+
+
+def socket_inodes(pid):
+    """The inodes of the sockets that a process has open."""
+    return {int(what[8:-1]) for what in open_fds(pid).values() if what.startswith("socket:[")}
+
+
+def signal_name(number):
+    """SIGSEGV for 11."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

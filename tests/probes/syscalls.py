@@ -1,0 +1,343 @@
+"""System calls that are interrupted, fail, or do a part: what no client can bring about.
+
+The server runs under build/shim.so, which alters its calls (tests/shim.cpp says how, and why what it
+does is legal). A reader's server can be out of its reach: Go, for one, makes its system calls
+without libc. Then there is a note instead of a verdict, and nothing is claimed.
+"""
+
+import signal
+import socket
+import struct
+
+from harness import MIB, Fail, Gone, Lesson, frame, frames, probe, wait_for
+from shim import SPIN, Shim
+
+BURST = 100  # connections at a time: servers with a queue shorter than this are rare
+ROUNDS = 10
+
+
+class OutOfReach(Exception):
+    """The shim is not there, or the server does not make its calls through libc."""
+
+
+def start(stage, rules):
+    """A server under the shim: the server and its counters."""
+    try:
+        shim = Shim(rules)
+    except FileNotFoundError as error:
+        if stage.own:
+            raise Fail(str(error), expected="the shim: make") from None
+        raise OutOfReach from None
+    server = stage.start(env=shim.variables())
+    if not shim.pid:
+        raise OutOfReach
+    return server, shim
+
+
+def check_calls(stage, server, shim):
+    """After a probe that altered calls: did it, and was there no busy loop?"""
+    if shim.most_fruitless >= SPIN:
+        raise Fail(f"{shim.most_fruitless:,} system calls in a row without progress; "
+                   f"{server.describe()}", expected="a server that waits when it can do nothing")
+    if shim.injected():
+        return
+    if stage.own:
+        raise Fail(f"nothing was altered by {shim.rules!r}\n{shim.report()}")
+    raise OutOfReach
+
+
+def within_reach(run):
+    """Turn OutOfReach into a note."""
+    def wrapped(stage):
+        try:
+            run(stage)
+        except OutOfReach:
+            stage.note("not tried: build/shim.so is missing, or has no hold of this server")
+    wrapped.__name__, wrapped.__doc__ = run.__name__, run.__doc__
+    return wrapped
+
+
+def at_rest(server):
+    """The number of descriptors of a server that sleeps."""
+    wait_for(server.asleep, "the server sleeps", server)
+    return len(server.fds())
+
+
+def check_descriptors(server, before):
+    """All clients have left: the server has given back what it had for them."""
+    wait_for(lambda: len(server.fds()) == before,
+             f"{before} descriptors, as before the clients came", server)
+
+
+# Row 10
+
+@probe(row=10, title="SIGSTOP and SIGCONT change nothing", expect="P P P P P P P",
+       look="signal(7), \"Interruption of system calls\": epoll_wait(2) fails with EINTR then",
+       hint="a call that fails with EINTR has done nothing: make it again")
+def stopped_and_continued(stage):
+    """Stopped while it sleeps, with nothing to do and with bytes coming in meanwhile."""
+    server = stage.start()
+    client = server.connect()
+    for i in range(50):
+        message = frame(str(i).encode())
+        client.roundtrip()
+        wait_for(server.asleep, "the server sleeps", server)
+        server.pause()
+        if i % 2:
+            client.send(message)
+        server.resume()
+        if not i % 2:
+            client.send(message)
+        client.expect(message)
+
+
+class Storm:
+    """Signals that the server handles, one at a time, so that none of them is merged."""
+
+    def __init__(self, server, shim):
+        self.server, self.shim, self.sent = server, shim, 0
+
+    def blow(self, times=1):
+        """Send the signal, and wait until its handler has run."""
+        for _ in range(times):
+            self.server.signal(signal.SIGUSR1)
+            self.sent += 1
+            wait_for(lambda: self.shim.signals >= self.sent, "the signal is handled", self.server)
+
+
+def send_until_full(client, data, storm):
+    """Send without reading, until the server sleeps and takes no more. Returns how much it took."""
+    sent = 0
+    while True:
+        storm.blow()
+        count = client.try_send(data[sent:sent + MIB])
+        sent += count
+        if not count and client.server.asleep() and not client.try_send(data[sent:sent + 1]):
+            return sent
+
+
+def exchange_rest(client, data, sent, storm):
+    """Send the rest and read all of it."""
+    got = bytearray()
+    while len(got) < len(data):
+        storm.blow()
+        count = client.try_send(data[sent:sent + MIB])
+        sent += count
+        more = client.try_receive(MIB)
+        got += more
+        if not more and not count:
+            client.wait(what=f"{len(data):,} bytes", so_far=f"{len(got):,} came; ")
+    if got != data:
+        raise Fail("the bytes that came back differ from those sent")
+
+
+@probe(row=10, title="a storm of handled signals changes nothing", expect="P P P P P P P",
+       look="sigaction(2) without SA_RESTART; EINTR in accept(2), recv(2), send(2), select(2)",
+       hint="every call that can sleep can fail with EINTR; go round and make it again")
+@within_reach
+def storm_of_signals(stage):
+    """Signals while it waits for clients, for bytes, and for one who does not read."""
+    server, shim = start(stage, "SIGUSR1")
+    storm = Storm(server, shim)
+    storm.blow(50)
+    client = server.connect(rcvbuf=64 * 1024)
+    for _ in range(20):
+        client.roundtrip()
+        storm.blow(5)
+    # Stage 05 drops a client that does not read, so there it must fit into the kernel's buffers.
+    data = frames(32 * 1024 if stage.number == 5 else 8 * MIB, size=16 * 1024)
+    sent = len(data) if stage.number == 5 else 0
+    if sent:
+        client.send(data)
+    else:
+        sent = send_until_full(client, data, storm)
+    storm.blow(50)
+    exchange_rest(client, data, sent, storm)
+    calls = [call for call in ("accept", "recv", "send", "wait") if shim[call].interrupted]
+    if stage.own and not calls:
+        raise Fail("no call was interrupted", expected="EINTR in the call that the server sleeps in")
+    stage.note(f"{storm.sent} signals; EINTR in {', '.join(calls)}")
+
+
+# Row 11
+
+def reset_in_the_queue(server, count):
+    """Connect and reset, while the server is stopped. Returns how many its queue took."""
+    for done in range(count):
+        client = socket.socket()
+        client.settimeout(2)
+        try:
+            client.connect((server.host, server.port))
+        except TimeoutError:  # the queue is full: fewer must do
+            return done
+        finally:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+    return count
+
+
+@probe(row=11, title="1,000 connections that were reset in the queue do no harm",
+       expect="P P P P P P P", look="accept(2) succeeds; recv(2) fails with ECONNRESET",
+       hint="a connection may be dead before you see it; its error must not end the server")
+def reset_before_accept(stage):
+    """They come while the server is stopped, and behind them one that stays."""
+    server = stage.start()
+    before = at_rest(server)
+    lost = 0
+    for _ in range(1000 // BURST):
+        server.pause()
+        lost += reset_in_the_queue(server, BURST)
+        client = server.connect()
+        client.send(frame(b"I am still here"))
+        server.resume()
+        client.expect(frame(b"I am still here"))
+        client.close()
+    check_descriptors(server, before)
+    stage.note(f"{lost:,} connections reset before accept()")
+
+
+@probe(row=11, title="accept() fails because of one connection; all others are served",
+       expect="P P P P P P P", look="accept(2), \"Error handling\": ECONNABORTED, ENETDOWN, EPROTO",
+       hint="these are errors of a connection that is gone: take the next one")
+@within_reach
+def accept_fails_once(stage):
+    """Every second accept() fails, and nobody else comes to help."""
+    for error in ("ECONNABORTED", "ENETDOWN", "EPROTO"):
+        server, shim = start(stage, f"accept:%2:{error}")
+        before = at_rest(server)
+        for _ in range(ROUNDS):
+            client = server.connect()
+            client.roundtrip()
+            client.close()
+        check_calls(stage, server, shim)
+        check_descriptors(server, before)
+
+
+# Row 13
+
+@probe(row=13, title="accept() finds the system out of memory or files", expect="P P P P P P P",
+       look="accept(2): ENFILE, ENOBUFS, ENOMEM; the connection is still in the queue",
+       hint="wait a little, or for the next event; the client has not gone away")
+@within_reach
+def accept_out_of_resources(stage):
+    """The accept() for the second client fails, and the one after it. A third comes.
+
+    Edge-triggered stages may leave the second in the queue until the third one comes (row 12).
+    """
+    for error in ("ENFILE", "ENOBUFS", "ENOMEM"):
+        server, shim = start(stage, f"accept:2-3:{error}")
+        before = at_rest(server)
+        first = server.connect()
+        first.roundtrip()
+        first.close()
+        waiting = []
+        for name in (b"second", b"third"):
+            client = server.connect()
+            client.send(frame(name))
+            waiting.append((client, name))
+        for client, name in waiting:
+            client.expect(frame(name))
+            client.close()
+        check_calls(stage, server, shim)
+        check_descriptors(server, before)
+
+
+def set_up_calls(stage):
+    """How often the server calls epoll_ctl() before there is a client."""
+    server, shim = start(stage, "")
+    at_rest(server)
+    count = shim["epoll_ctl"].calls
+    server.kill()
+    return count
+
+
+def answer_or_end(client, message):
+    """Send it; the bytes that come back, until all are there or the connection ends."""
+    got = b""
+    try:
+        client.try_send(message)
+        while len(got) < len(message):
+            data = client.try_receive()
+            got += data
+            if not data:
+                client.wait(what="an answer or the end of the connection", sent=message)
+    except Gone:
+        pass
+    return got
+
+
+@probe(row=13, title="epoll_ctl() has no room for another client", expect="- - - P P P P",
+       look="epoll_ctl(2): ENOSPC, ENOMEM; /proc/sys/fs/epoll/max_user_watches",
+       hint="who cannot be watched must be closed, or it waits for ever and a descriptor leaks")
+@within_reach
+def no_room_to_watch(stage):
+    """The first client cannot be watched. It must not be left hanging; the next ones are served."""
+    calls = set_up_calls(stage)
+    for error in ("ENOSPC", "ENOMEM"):
+        server, shim = start(stage, f"epoll_ctl:{calls + 1}:{error}")
+        before = at_rest(server)
+        message = frame(b"any room?")
+        unlucky = server.connect()
+        got = answer_or_end(unlucky, message)
+        if not message.startswith(got):
+            raise Fail("wrong bytes", expected=message, sent=message)
+        others = [server.connect() for _ in range(2)]
+        for client in others:
+            client.roundtrip()
+        for client in [unlucky] + others:
+            client.close()
+        check_calls(stage, server, shim)
+        check_descriptors(server, before)
+
+
+# Row 14
+
+@probe(row=14, title="1-byte reads, 1-byte writes and EINTR: the bytes are right",
+       expect="P P P P P P P", look="recv(2) and send(2) return how many bytes they moved",
+       hint="go round until all is sent: send() may take a part, even on a blocking socket")
+@within_reach
+def one_byte_at_a_time(stage):
+    """Each recv() and send() moves one byte, and some are interrupted."""
+    server, shim = start(stage, "recv:%7:EINTR send:%5:EINTR recv:*:short=1 send:*:short=1")
+    before = at_rest(server)
+    for size in (0, 1, 300, 5000):
+        client = server.connect()
+        payload = bytes(i * 7 % 251 for i in range(size))
+        client.roundtrip(payload)
+        client.send(frame(payload))
+        client.half_close()
+        client.expect(frame(payload))
+        client.expect_end(sent=frame(payload))
+        client.close()
+    check_calls(stage, server, shim)
+    check_descriptors(server, before)
+
+
+@probe(row=14, title="send() says EAGAIN although the client does read", expect="- - - - L:drops P P",
+       look="send(2): EAGAIN; epoll(7): EPOLLOUT",
+       hint="keep what could not be sent, and ask for EPOLLOUT until it is gone")
+@within_reach
+def not_now(stage):
+    """First one send() fails with EAGAIN, then every second one, and some recv() and accept()."""
+    server, shim = start(stage, "send:1:EAGAIN")
+    first, second = server.connect(), server.connect()
+    message = frame(b"now?")
+    got = answer_or_end(first, message)
+    second.roundtrip()
+    check_calls(stage, server, shim)
+    if got == b"":
+        raise Lesson("the first client's connection ended without a byte; the second is served",
+                     "drops")
+    if got != message:
+        raise Fail(f"{len(got)} bytes, then the end", expected=message, sent=message)
+
+    rules = "accept:%2:EAGAIN recv:%2:EAGAIN send:%2:EAGAIN send:*:short=100 recv:*:short=1000"
+    server, shim = start(stage, rules)
+    before = at_rest(server)
+    clients = [server.connect() for _ in range(3)]
+    for client in clients:
+        client.roundtrip(bytes(5000))
+    for client in clients:
+        client.close()
+    check_calls(stage, server, shim)
+    check_descriptors(server, before)
