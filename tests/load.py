@@ -33,8 +33,7 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build"
-LOAD = BUILD / "load"
+BUILD = ROOT / "build"  # --build changes it
 STAGES = ("01-blocking", "02-select", "03-poll-lt", "04-epoll-lt", "05-epoll-et",
           "06-write-buffering", "07-evloop")
 START_SECONDS = 10  # for a server to say that it listens
@@ -122,6 +121,12 @@ def smaller(scenario):
 # ---- servers and the generator -------------------------------------------------------------------
 
 
+def use_build(path):
+    """Where the programs are."""
+    global BUILD  # pylint: disable=global-statement
+    BUILD = pathlib.Path(path).resolve()
+
+
 def cpus():
     """One core for the server and one for the load, if there are two."""
     usable = sorted(os.sched_getaffinity(0))
@@ -135,6 +140,10 @@ def prepare_child(cpu):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class NoStart(Exception):
+    """The server does not say that it listens."""
 
 
 class Server:
@@ -156,7 +165,7 @@ class Server:
             ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
             line = self.process.stdout.readline().decode() if ready else ""
             if " listening on " not in line:
-                raise RuntimeError(f"{self.command[0]} does not start: {self.said() or line!r}")
+                raise NoStart(self.said() or repr(line))
             self.port = int(line.rpartition(":")[2])
         except BaseException:
             self.__exit__()
@@ -194,11 +203,15 @@ class Session:
 
     def __enter__(self):
         self.server.__enter__()
-        self.process = subprocess.Popen(
-            [str(LOAD), "--port", str(self.server.port), "--pid", str(self.server.pid),
-             "--patience", str(PATIENCE_MS), "--lines", "1"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.env,
-            preexec_fn=lambda: prepare_child(cpus()[1]))
+        try:
+            self.process = subprocess.Popen(
+                [str(BUILD / "load"), "--port", str(self.server.port),
+                 "--pid", str(self.server.pid), "--patience", str(PATIENCE_MS), "--lines", "1"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.env,
+                preexec_fn=lambda: prepare_child(cpus()[1]))
+        except BaseException:
+            self.server.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -278,7 +291,7 @@ class Comparison:
         self.samples = {}  # (stage, key) -> [phase, ...]
         self.failed = {}  # (stage, key) -> why
         self.calls = {}  # (stage, key) -> {name: calls per message}
-        self.bad_bytes = False
+        self.broken = False
         self.extra = {}
 
     def groups(self):
@@ -288,14 +301,22 @@ class Comparison:
 
     def check_bytes(self, stage):
         """Frames of all sizes, before anything is measured."""
-        with Session(command_of(stage)) as session:
-            for size, flight, count in BYTE_CHECK:
-                why = session.run({"size": size, "in-flight": flight, "count": count})["why"]
-                if why:
-                    self.bad_bytes = True
-                    for s in self.scenarios:
-                        self.failed[stage, s.key] = f"frames of {size} bytes: {why}"
-                    return
+        try:
+            with Session(command_of(stage)) as session:
+                for size, flight, count in BYTE_CHECK:
+                    why = session.run({"size": size, "in-flight": flight, "count": count})["why"]
+                    if why:
+                        return self.give_up(stage, f"frames of {size} bytes: {why}")
+        except NoStart as reason:
+            print(f"{stage}: {reason}", file=sys.stderr)
+            self.give_up(stage, "does not start")
+        return None
+
+    def give_up(self, stage, why):
+        """It is not measured at all, and that is a failure of the run."""
+        self.broken = True
+        for scenario in self.scenarios:
+            self.failed[stage, scenario.key] = why
 
     def measure(self, group, progress):
         """All rounds of a group. All stages are up meanwhile, and idle unless it is their turn."""
@@ -317,7 +338,7 @@ class Comparison:
         result = session.run({**scenario.options, "ms": scenario.ms})
         if result["why"]:
             self.failed[stage, scenario.key] = result["why"]
-            self.bad_bytes |= result["why"] == WRONG
+            self.broken |= result["why"] == WRONG
             return False
         self.samples.setdefault((stage, scenario.key), []).append(result)
         return True
@@ -369,7 +390,7 @@ def load_shim():
 @contextlib.contextmanager
 def shim_session(stage):
     """A session in which the server's calls are counted."""
-    with load_shim().Shim() as counters:
+    with load_shim().Shim(library=BUILD / "shim.so") as counters:
         env = counters.variables()
         with Session(command_of(stage), env, env["SHIM_COUNTERS"]) as session:
             yield session
@@ -537,7 +558,7 @@ def measure_extra(stages, progress):
 def scenario_table(comparison, scenario):
     """One scenario: a line per stage, at most 100 columns."""
     lines = [scenario.title,
-             f"  {'':18}{'messages/s':>12}{'':>7}{'CPU us':>9}{'+-':>6}{'':>7}"
+             f"  {'':18}{'messages/s':>12}{'change':>7}{'CPU us':>9}{'+-':>6}{'change':>7}"
              f"{'p50 us':>9}{'p99':>8}{'p99.9':>8}{'calls':>7}{'MiB':>6}"]
     before = None
     for stage in comparison.stages:
@@ -568,9 +589,10 @@ def wake_table(comparison):
         line = f"  {stage:18}"
         for s in keys:
             r = comparison.result(stage, s.key)
-            line += f"{r['failed'] if 'failed' in r else format(r['cpu_us']['median'], '.2f'):>14}"
-            if "failed" in r and len(r["failed"]) > 12:
-                break  # it says all there is to say
+            if "failed" in r:
+                line += f"   {r['failed']}"
+                break  # with more clients it will be no better
+            line += f"{r['cpu_us']['median']:>14,.2f}"
         lines.append(line)
     return "\n".join(lines)
 
@@ -612,9 +634,8 @@ def extra_tables(comparison):
 
 def print_tables(comparison):
     """All of it, in the terminal."""
-    print("Per message: CPU us of the server (with its spread over the rounds) and its system"
-          " calls.\nMiB is its memory. The columns without a name say how the one before differs"
-          " from the stage\nabove; \"=\" is less than it varies between rounds.\n")
+    print("CPU us, calls: of the server, per message. +-: spread over the rounds. MiB: its memory.\n"
+          "change: of the value before it against the stage above; = is less than what varies.\n")
     for scenario in comparison.scenarios:
         if scenario.key not in WAKES:
             print(scenario_table(comparison, scenario), end="\n\n")
@@ -681,10 +702,12 @@ def parse_arguments(arguments):
     parser.add_argument("--rounds", type=int, help="of all stages (default 5, with --full 11)")
     parser.add_argument("--full", action="store_true", help="everything, in about 15 minutes")
     parser.add_argument("--quick", action="store_true", help="does it work? The numbers are none")
-    parser.add_argument("--json", type=pathlib.Path, default=BUILD / "compare.json",
-                        help="where to write all numbers (default build/compare.json)")
+    parser.add_argument("--build", type=pathlib.Path, default=BUILD, help="where the programs are")
+    parser.add_argument("--json", type=pathlib.Path, help="where to write all numbers, and SVG"
+                        " charts beside it (default compare.json in the build directory)")
     parser.add_argument("--no-charts", action="store_true", help="write no SVG files")
     options = parser.parse_args(arguments)
+    options.json = options.json or options.build / "compare.json"
     options.rounds = options.rounds or (11 if options.full else 1 if options.quick else 5)
 
     keys = options.scenarios.split(",") if options.scenarios else [
@@ -726,10 +749,10 @@ def write_charts(path):
 def main(arguments):
     """Exit status 0 if every byte came back; what a stage cannot do by design is no failure."""
     options = parse_arguments(arguments)
-    missing = [str(path.relative_to(ROOT)) for path in
-               (LOAD, *(BUILD / stage for stage in options.stages)) if not path.exists()]
+    use_build(options.build)
+    missing = [name for name in ("load", *options.stages) if not (BUILD / name).exists()]
     if missing:
-        print(f"missing: {' '.join(missing)}. Run make first.", file=sys.stderr)
+        print(f"not in {BUILD}: {' '.join(missing)}. Run make first.", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     comparison = compare(options)
@@ -740,7 +763,7 @@ def main(arguments):
     print(f"\nAll numbers: {options.json}")
     if not options.no_charts:
         write_charts(options.json)
-    return 1 if comparison.bad_bytes else 0
+    return 1 if comparison.broken else 0
 
 
 if __name__ == "__main__":

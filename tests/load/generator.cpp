@@ -86,9 +86,7 @@ void Generator::begin_load() {
     const std::size_t active = plan().connections;
     const std::size_t bulk = plan().bulk;
     for (std::size_t i = 0; i < clients_.size(); ++i)
-        clients_[i]->kind = i < active          ? Kind::active
-                            : i < active + bulk ? Kind::bulk
-                                                : Kind::idle;
+        clients_[i]->kind = i < active ? Kind::active : i < active + bulk ? Kind::bulk : Kind::idle;
     state_ = State::warming;
     if (plan().count != 0 || plan().warm_up == 0) begin_timing();
     else set_timer(alarm_.get(), plan().warm_up * ms);
@@ -116,7 +114,7 @@ void Generator::end_timing() {
     report_.end = usage_of(plan().pid, true);
     state_ = State::draining;
     set_timer(pacer_.get(), 0);
-    report_.late = owed_;
+    report_.late = awaited();
     last_progress_ = clock_ns();
     finish_if_drained();
 }
@@ -181,6 +179,15 @@ void Generator::on_close(Conn& conn) {
 
 FrameMaker& Generator::frames(const Client& client) {
     return client.kind == Kind::bulk ? bulk_frames_ : frames_;
+}
+
+// How many echoes have not come.
+std::uint64_t Generator::awaited() const {
+    std::uint64_t sum = 0;
+    for (const auto& list : {&clients_, &churn_})
+        for (const auto& client : *list)
+            if (client->conn != nullptr) sum += client->awaited.size();
+    return sum;
 }
 
 bool Generator::may_send() const {
@@ -288,8 +295,6 @@ void Generator::on_tick() {
     if (state_ == State::gathering) return give_up();
     if (state_ == State::timing && plan().count != 0) return end_timing();
     if (state_ != State::draining) return;
-    for (const auto& list : {&clients_, &churn_})
-        for (const auto& client : *list)
-            if (client->conn != nullptr) report_.missing += client->awaited.size();
+    report_.missing += awaited();
     finish();
 }

@@ -45,9 +45,7 @@ private:
         std::int64_t since = 0;  // ns: when connect() was called
         std::deque<std::int64_t> awaited{};  // ns: when each frame that has no echo yet was due
 
-        std::uint32_t answered() const {
-            return sent - static_cast<std::uint32_t>(awaited.size());
-        }
+        std::uint32_t answered() const { return sent - static_cast<std::uint32_t>(awaited.size()); }
     };
 
     void begin(const Plan& plan);
@@ -68,6 +66,7 @@ private:
     void answered(Client& client, std::int64_t now);
 
     bool may_send() const;
+    std::uint64_t awaited() const;
     FrameMaker& frames(const Client& client);
     const Plan& plan() const { return report_.plan; }
     void set_timer(int timer, std::int64_t first, std::int64_t period = 0);
