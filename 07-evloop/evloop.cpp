@@ -334,6 +334,7 @@ Conn* Loop::connect(const Address& to) {
     int on = 1;
     setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 
+    now_ = clock_now();  // before run(), or in a long hook, it is old, and the deadline counts from it
     Conn& conn = adopt(std::move(fd), to);
     conn.accepted_ = conn.connecting_ = true;
     // EINTR: the attempt goes on all the same (connect(2)).
