@@ -74,6 +74,7 @@ void Conn::write(std::string_view bytes) {
     try {
         out_.append(bytes);
     } catch (const std::bad_alloc&) {
+        cut_ = true;  // the kernel may have the first part
         fail(ENOMEM);
     }
 }
@@ -334,7 +335,6 @@ Conn* Loop::connect(const Address& to) {
     int on = 1;
     setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 
-    now_ = clock_now();  // before run(), or in a long hook, it is old, and the deadline counts from it
     Conn& conn = adopt(std::move(fd), to);
     conn.accepted_ = conn.connecting_ = true;
     // EINTR: the attempt goes on all the same (connect(2)).
@@ -592,7 +592,7 @@ void Loop::destroy(Conn& conn) {
     // close() alone takes it out of the list only with the last copy of the descriptor, and a
     // process that was forked just now may have one (epoll(7), Q6).
     set_interest(conn, 0);
-    if (conn.out_.empty() && conn.error_ != ENOMEM) return;
+    if (conn.out_.empty() && !conn.cut_) return;
     linger reset{.l_onoff = 1, .l_linger = 0};  // else a cut stream would look like a whole one
     setsockopt(conn.fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 }

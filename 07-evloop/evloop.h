@@ -187,6 +187,7 @@ private:
     bool paused_ = false;  // between the high-water mark and the low one
     bool eof_ = false;  // the peer sends no more
     bool drained_ = false;  // stop(): what had come by then is read
+    bool cut_ = false;  // there was no memory for the rest of a write()
     bool broken_ = false;  // the peer receives no more
     bool closing_ = false;  // over once out_ is empty
     bool shut_ = false;  // our FIN is on its way; we wait for that of the peer
