@@ -87,7 +87,7 @@ void Conn::hold() {
 void Conn::release() {
     held_ = false;
     more_ = !in_.empty();
-    progress();
+    progressed_ = true;
     loop_.touch(*this);
 }
 
@@ -119,7 +119,7 @@ void Conn::finish_connect() {
     getsockopt(fd(), SOL_SOCKET, SO_ERROR, &error, &length);
     if (error != 0) return fail(error);
     connecting_ = false;
-    progress();
+    progressed_ = true;
     loop_.handler_.on_connect(*this);
 }
 
@@ -147,7 +147,7 @@ void Conn::offer() {
     std::size_t before = in_.size();
     loop_.handler_.on_read(*this);
     bool took = in_.size() < before;
-    if (took) progress();
+    if (took) progressed_ = true;
     more_ = took && !in_.empty();
     if (!took && takes_input() && in_.size() >= loop_.limits_.max_input) fail(EMSGSIZE);
 }
@@ -184,7 +184,7 @@ std::size_t Conn::send_some(std::string_view bytes) {
         lost(errno);
         return bytes.size();
     }
-    progress();
+    progressed_ = true;
     return n;
 }
 
@@ -199,11 +199,11 @@ std::uint32_t Conn::interest() const {
     return events;
 }
 
-void Conn::progress() {
+// Counted from the end of the turn: a callback may have taken long.
+void Conn::set_deadline() {
     const Limits& limits = loop_.limits_;
     auto limit = connecting_ ? limits.connect : closing_ ? limits.drain : limits.idle;
-    // Not loop_.now_: a callback before us in this turn may have taken long.
-    deadline_ = limit == 0ms ? Loop::Time::max() : clock_now() + limit;
+    deadline_ = limit == 0ms ? Loop::Time::max() : loop_.now_ + limit;
 }
 
 void Conn::settle() {
@@ -229,7 +229,7 @@ void Conn::begin_closing() {
     if (std::exchange(closing_, true)) return;
     held_ = more_ = false;
     in_.clear();
-    progress();
+    progressed_ = true;
 }
 
 // close() with input unread, or before all has arrived, makes the kernel send a reset, and that may
@@ -268,14 +268,19 @@ struct Loop::Extra : Source {
     ~Extra() override { fd_.release(); }  // it was borrowed
 
     void on_ready(std::uint32_t events) override {
-        // When the other side is gone and nothing is left to read, that would be reported for
-        // ever: it cannot be masked. A socket at its end counts as readable, with 0 bytes.
-        int unread = 1;
-        if (events & EPOLLIN) ioctl(fd(), FIONREAD, &unread);
-        bool over = events & (EPOLLHUP | EPOLLERR) && (!(events & EPOLLIN) || unread == 0);
+        bool last = over(events);
         loop.handler_.on_fd(fd(), events);
-        if (over && !retired_) on_exception();
+        if (last && !retired_) loop.remove_fd(fd());
     }
+
+    // The other side is gone and nothing is left to read. That cannot be masked, so it would be
+    // reported for ever. A socket at its end also counts as readable, with 0 bytes.
+    bool over(std::uint32_t events) const {
+        if (!(events & (EPOLLHUP | EPOLLERR))) return false;
+        int unread = 0;
+        return !(events & EPOLLIN) || (ioctl(fd(), FIONREAD, &unread) == 0 && unread == 0);
+    }
+
     void on_exception() override {
         if (!retired_) loop.remove_fd(fd());
     }
@@ -331,7 +336,6 @@ Conn* Loop::connect(const Address& to) {
 
     Conn& conn = adopt(std::move(fd), to);
     conn.accepted_ = conn.connecting_ = true;
-    conn.progress();
     // EINTR: the attempt goes on all the same (connect(2)).
     if (::connect(conn.fd(), to.data(), to.length) == -1 && errno != EINPROGRESS && errno != EINTR)
         conn.fail(errno);
@@ -415,7 +419,6 @@ Conn& Loop::adopt(Fd fd, const Address& peer) {
     Conn& conn = *source;
     install(std::move(source));
     ++connections_;
-    conn.progress();
     touch(conn);  // settle() will put it into the interest list
     return conn;
 }
@@ -454,6 +457,7 @@ bool Loop::turn() {
         Conn& conn = *touched_[i];
         if (!survives([&] { conn.offer_again(); })) conn.on_exception();
     }
+    now_ = clock_now();  // once for a turn and not for each message
     if (stop_requested_ && !stopping_) begin_stop();
     if (now_ >= next_tick_) tick();
     if (stopping_ && now_ >= stop_deadline_) each_conn([](Conn& conn) { conn.fail(ETIMEDOUT); });
@@ -472,7 +476,6 @@ int Loop::timeout() const {
 void Loop::dispatch() {
     epoll_event ready[256];  // more come back next time
     int count = epoll_wait(epoll_.get(), ready, std::size(ready), timeout());
-    now_ = clock_now();
     // After EINTR the count is -1: nothing was ready, and the turn goes on with what else is due.
     for (int i = 0; i < count; ++i) {
         auto& source = *static_cast<Source*>(ready[i].data.ptr);
@@ -535,8 +538,8 @@ void Loop::tick() {
     next_tick_ += ((now_ - next_tick_) / limits_.tick + 1) * limits_.tick;
     accepting_ = true;  // somebody else may have given back a descriptor
     each_conn([this](Conn& conn) {
-        if (conn.deadline_ <= now_ && !(conn.held_ && !conn.connecting_))
-            conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
+        bool counts = !conn.progressed_ && (!conn.held_ || conn.connecting_);
+        if (counts && conn.deadline_ <= now_) conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
         if (stopping_) touch(conn);  // what it was sent may be acknowledged by now
     });
     survives([this] { handler_.on_tick(); });
@@ -546,7 +549,7 @@ void Loop::tick() {
 void Loop::begin_stop() {
     run_tasks();  // posted before stop(), and perhaps since this turn's wait
     stopping_ = true;
-    stop_deadline_ = clock_now() + limits_.drain;
+    stop_deadline_ = now_ + limits_.drain;
     for (int listener : listeners_) {
         survives([&] { accept_clients(listener, SOMAXCONN); });
         retire(listener);
@@ -572,6 +575,7 @@ void Loop::settle() {
 
 void Loop::settle(Conn& conn) {
     if (!survives([&] { conn.settle(); })) conn.on_exception();  // out of memory, in tidy()
+    if (std::exchange(conn.progressed_, false)) conn.set_deadline();
     if (!conn.dead_ && !set_interest(conn, conn.interest())) conn.fail(errno);
     if (conn.dead_) return destroy(conn);
     conn.touched_ = false;

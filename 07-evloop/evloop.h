@@ -159,7 +159,7 @@ private:
     bool takes_input() const { return !held_ && !paused_ && !closing_; }
     bool offers_again() const;
     std::uint32_t interest() const;
-    void progress();
+    void set_deadline();
     void fail(int error);
     void lost(int error);
 
@@ -190,6 +190,7 @@ private:
     bool broken_ = false;  // the peer receives no more
     bool closing_ = false;  // over once out_ is empty
     bool shut_ = false;  // our FIN is on its way; we wait for that of the peer
+    bool progressed_ = true;  // in this turn: the deadline is counted anew
     bool dead_ = false;  // the next settle destroys it
     bool touched_ = false;  // is in Loop::touched_
 };
