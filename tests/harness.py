@@ -461,12 +461,16 @@ class Client:
         if source:
             self.sock.bind((source, 0))
         self.sock.settimeout(FAILSAFE)
+        self.lost = ""  # the server had closed it when connect() returned
         try:
             self.sock.connect((server.host, server.port))
+        except ConnectionResetError as error:
+            self.lost = error.strerror
         except OSError as error:
             raise Fail(f"connect: {error}; {server.describe()}",
                        expected="a connection: the line says that it listens") from None
         self.sock.setblocking(False)
+        self.name, self.server_name = self.sock.getsockname(), (server.host, server.port)
         self.received = 0  # bytes, in all
 
     def fileno(self):
@@ -477,11 +481,11 @@ class Client:
 
     def far_end(self):
         """The server's socket of this connection: kernel.Sock, or None when it is closed."""
-        return kernel.find_socket(self.sock.getpeername(), self.sock.getsockname())
+        return kernel.find_socket(self.server_name, self.name)
 
     def near_end(self):
         """Our own socket as the kernel sees it."""
-        return kernel.find_socket(self.sock.getsockname(), self.sock.getpeername())
+        return kernel.find_socket(self.name, self.server_name)
 
     def unread(self):
         """Bytes that have reached the server's kernel and that it has not read."""
@@ -495,10 +499,7 @@ class Client:
 
     def server_fd(self):
         """The number of this connection's descriptor in the server; None if it has none."""
-        try:
-            far = self.far_end()
-        except OSError:
-            return None  # not connected any more
+        far = self.far_end()
         if not far or not far.inode:
             return None
         name = f"socket:[{far.inode}]"
@@ -508,6 +509,8 @@ class Client:
 
     def try_send(self, data):
         """Send what fits at once. Returns how many bytes; raises Gone."""
+        if self.lost:
+            raise Gone(self.lost)
         try:
             return self.sock.send(data)
         except BlockingIOError:
@@ -537,6 +540,8 @@ class Client:
 
     def try_receive(self, limit=256 * KIB):
         """What has come, b'' if nothing has; raises Gone at the end."""
+        if self.lost:
+            raise Gone(self.lost)
         try:
             data = self.sock.recv(limit)
         except BlockingIOError:
@@ -634,11 +639,7 @@ class Stillness:
 
     def lasts(self):
         """Look once more."""
-        server, near = self.client.server, None
-        try:
-            near = self.client.near_end()
-        except OSError:
-            pass
+        server, near = self.client.server, self.client.near_end()
         now = (server.wake_ups(), near.unsent if near else 0) if server.asleep() else None
         self.same = self.same + 1 if now is not None and now == self.last else 0
         self.last = now
