@@ -1,7 +1,7 @@
 """System calls that are interrupted, fail, or do a part: what no client can bring about.
 
-The server runs under build/shim.so, which alters its calls (tests/shim.cpp says how, and why what it
-does is legal). A reader's server can be out of its reach: Go, for one, makes its system calls
+The server runs under build/shim.so, which alters its calls (tests/shim.cpp says how, and why what
+it does is legal). A reader's server can be out of its reach: Go, for one, makes its system calls
 without libc. Then there is a note instead of a verdict, and nothing is claimed.
 """
 
@@ -155,7 +155,7 @@ def storm_of_signals(stage):
     exchange_rest(client, data, sent, storm)
     calls = [call for call in ("accept", "recv", "send", "wait") if shim[call].interrupted]
     if stage.own and not calls:
-        raise Fail("no call was interrupted", expected="EINTR in the call that the server sleeps in")
+        raise Fail("no call was interrupted", expected="EINTR in the call that it sleeps in")
     stage.note(f"{storm.sent} signals; EINTR in {', '.join(calls)}")
 
 
@@ -333,8 +333,8 @@ def one_byte_moves(stage, rules):
     check_descriptors(server, before)
 
 
-@probe(row=14, title="send() says EAGAIN although the client does read", expect="- - - - L:drops P P",
-       look="send(2): EAGAIN; epoll(7): EPOLLOUT",
+@probe(row=14, title="send() says EAGAIN although the client does read",
+       expect="- - - - L:drops P P", look="send(2): EAGAIN; epoll(7): EPOLLOUT",
        hint="keep what could not be sent, and ask for EPOLLOUT until it is gone")
 @within_reach
 def not_now(stage):
