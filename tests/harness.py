@@ -538,7 +538,7 @@ class Client:
                            expected="the server reads all of it") from None
             view = view[count:]
             if view and not count:
-                self.wait(writing=True, what="the server reads on", sent=data)
+                self.wait(reading=False, writing=True, what="the server reads on", sent=data)
 
     def half_close(self):
         """Finish sending (FIN), and go on reading."""
@@ -606,10 +606,10 @@ class Client:
         self.send(frame(payload))
         self.expect(frame(payload))
 
-    def wait(self, writing=False, what="", sent="", so_far=""):
+    def wait(self, reading=True, writing=False, what="", sent="", so_far=""):
         """Wait until the socket is ready. Fails as soon as it is certain that it never will be."""
         poll = select.poll()
-        poll.register(self.sock, select.POLLOUT if writing else select.POLLIN)
+        poll.register(self.sock, select.POLLIN * reading | select.POLLOUT * writing)
         end, still = time.monotonic() + FAILSAFE, Stillness(self)
         spin_ms = self.server.cpu_ms() + SPIN_MS
         while not poll.poll(200):
@@ -690,9 +690,12 @@ class Stage:
                 raise
 
     def stop(self):
-        """End all servers."""
+        """End all servers, and close what was opened for them."""
         for server in self.servers:
             server.kill()
+            server.stderr_file.close()
+            for client in server.clients:
+                client.sock.close()
 
 
 def run_probe(the_probe, stage):

@@ -176,8 +176,9 @@ class WrongServers(ReadersServer):
         self.assert_caught(self.check(text, "9"), "descriptors more than before")
 
     def test_spins(self):
-        text = script(ONE_AT_A_TIME, before_accept="while not select.select([listener], [], [], 0)"
-                      "[0]: pass", on_start="import select")
+        ask_again = "[0 for _ in iter(lambda: bool(select.select([client], [], [], 0)[0]), True)]"
+        text = script(ONE_AT_A_TIME, on_start="import select",
+                      reply="client.sendall(data); " + ask_again)
         self.assert_caught(self.check(text, "15"), "goes in circles")
 
     def test_takes_all_memory(self):
