@@ -333,10 +333,10 @@ private:
         long progress = k_.progress;
         bool more = loop.turn();
 
-        bool due = k_.woke_at >= next_tick_;
+        bool due = k_.read_at >= next_tick_;  // in a turn the loop looks last before the tick
         if (chaos.ticks - ticks != (due ? 1 : 0))
             k_.fail(due ? "a tick was due" : "a tick that was not due");
-        while (next_tick_ <= k_.woke_at) next_tick_ += tick.count();
+        while (next_tick_ <= k_.read_at) next_tick_ += tick.count();
 
         idle_turns_ = k_.progress == progress && !due ? idle_turns_ + 1 : 0;
         if (idle_turns_ > 200) k_.fail("turns without progress: it spins");
