@@ -107,7 +107,8 @@ public:
         Book book = check(conn, "on_close");
         books.erase(&conn);
         ++closed;
-        if (conn.error() != 0 || stopping) file(conn).excused = true;
+        if ((conn.error() != 0 && conn.error() != ECONNRESET) || !book.up || stopping)
+            file(conn).excused = true;
         bool fine = book.up && !book.mistreated && conn.error() == 0 && !stopping;
         if (fine && conn.unsent() != 0) k_.fail("closed in good order with bytes unsent");
         if (k_.chance(wild())) conn.write("too late");
