@@ -634,7 +634,7 @@ def extra_tables(comparison):
 
 def print_tables(comparison):
     """All of it, in the terminal."""
-    print("CPU us, calls: of the server, per message. +-: spread over the rounds. MiB: its memory.\n"
+    print("CPU us, calls: of the server, per message. +-: spread of the rounds. MiB: its memory.\n"
           "change: of the value before it against the stage above; = is less than what varies.\n")
     for scenario in comparison.scenarios:
         if scenario.key not in WAKES:
