@@ -38,7 +38,7 @@ $(B)/07-client: $(B)/obj/07-evloop/client.o $(loop)
 $(B)/load: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/load/*.cpp)) $(loop)
 	$(link)
 
-$(B)/unit: LDLIBS += -lgtest -lgtest_main
+$(B)/unit: LDLIBS += -lgtest -lgtest_main @tests/unit/link.opts
 $(B)/unit: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/unit/*.cpp)) $(loop)
 	$(link)
 

@@ -71,7 +71,12 @@ void Conn::write(std::string_view bytes) {
         bytes.remove_prefix(send_some(bytes));
     if (bytes.empty()) return;
     if (out_.empty()) out_ = loop_.take(loop_.spares_);
-    out_.append(bytes);
+    try {
+        out_.append(bytes);
+    } catch (const std::bad_alloc&) {
+        cut_ = true;  // the kernel may have the first part
+        fail(ENOMEM);
+    }
 }
 
 void Conn::hold() {
@@ -83,7 +88,7 @@ void Conn::hold() {
 void Conn::release() {
     held_ = false;
     more_ = !in_.empty();
-    progress();
+    progressed_ = true;
     loop_.touch(*this);
 }
 
@@ -115,7 +120,7 @@ void Conn::finish_connect() {
     getsockopt(fd(), SOL_SOCKET, SO_ERROR, &error, &length);
     if (error != 0) return fail(error);
     connecting_ = false;
-    progress();
+    progressed_ = true;
     loop_.handler_.on_connect(*this);
 }
 
@@ -143,7 +148,7 @@ void Conn::offer() {
     std::size_t before = in_.size();
     loop_.handler_.on_read(*this);
     bool took = in_.size() < before;
-    if (took) progress();
+    if (took) progressed_ = true;
     more_ = took && !in_.empty();
     if (!took && takes_input() && in_.size() >= loop_.limits_.max_input) fail(EMSGSIZE);
 }
@@ -180,7 +185,7 @@ std::size_t Conn::send_some(std::string_view bytes) {
         lost(errno);
         return bytes.size();
     }
-    progress();
+    progressed_ = true;
     return n;
 }
 
@@ -195,7 +200,8 @@ std::uint32_t Conn::interest() const {
     return events;
 }
 
-void Conn::progress() {
+// Counted from the end of the turn: a callback may have taken long.
+void Conn::set_deadline() {
     const Limits& limits = loop_.limits_;
     auto limit = connecting_ ? limits.connect : closing_ ? limits.drain : limits.idle;
     deadline_ = limit == 0ms ? Loop::Time::max() : loop_.now_ + limit;
@@ -224,7 +230,7 @@ void Conn::begin_closing() {
     if (std::exchange(closing_, true)) return;
     held_ = more_ = false;
     in_.clear();
-    progress();
+    progressed_ = true;
 }
 
 // close() with input unread, or before all has arrived, makes the kernel send a reset, and that may
@@ -263,10 +269,19 @@ struct Loop::Extra : Source {
     ~Extra() override { fd_.release(); }  // it was borrowed
 
     void on_ready(std::uint32_t events) override {
+        bool last = over(events);
         loop.handler_.on_fd(fd(), events);
-        // The other side is gone. That cannot be masked, so it would be reported for ever.
-        if (events & (EPOLLHUP | EPOLLERR) && !(events & EPOLLIN) && !retired_) on_exception();
+        if (last && !retired_) loop.remove_fd(fd());
     }
+
+    // The other side is gone and nothing is left to read. That cannot be masked, so it would be
+    // reported for ever. A socket at its end also counts as readable, with 0 bytes.
+    bool over(std::uint32_t events) const {
+        if (!(events & (EPOLLHUP | EPOLLERR))) return false;
+        int unread = 0;
+        return !(events & EPOLLIN) || (ioctl(fd(), FIONREAD, &unread) == 0 && unread == 0);
+    }
+
     void on_exception() override {
         if (!retired_) loop.remove_fd(fd());
     }
@@ -303,13 +318,14 @@ Loop::~Loop() {
 }
 
 bool Loop::listen(Fd listener) {
+    if (stopping_) return errno = ECANCELED, false;
     int flags = fcntl(listener.get(), F_GETFL);
     if (flags == -1 || fcntl(listener.get(), F_SETFL, flags | O_NONBLOCK) == -1) return false;
     int fd = listener.get();
+    listeners_.reserve(listeners_.size() + 1);  // so that nothing can fail once it is watched
+    if (!watch(std::make_unique<Listener>(*this, std::move(listener)), EPOLLIN)) return false;
     listeners_.push_back(fd);
-    if (watch(std::make_unique<Listener>(*this, std::move(listener)), EPOLLIN)) return true;
-    listeners_.pop_back();
-    return false;
+    return true;
 }
 
 Conn* Loop::connect(const Address& to) {
@@ -319,10 +335,8 @@ Conn* Loop::connect(const Address& to) {
     int on = 1;
     setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 
-    now_ = clock_now();  // before run(), or in a long hook, it is old, and the deadline counts from it
     Conn& conn = adopt(std::move(fd), to);
     conn.accepted_ = conn.connecting_ = true;
-    conn.progress();
     // EINTR: the attempt goes on all the same (connect(2)).
     if (::connect(conn.fd(), to.data(), to.length) == -1 && errno != EINPROGRESS && errno != EINTR)
         conn.fail(errno);
@@ -406,7 +420,6 @@ Conn& Loop::adopt(Fd fd, const Address& peer) {
     Conn& conn = *source;
     install(std::move(source));
     ++connections_;
-    conn.progress();
     touch(conn);  // settle() will put it into the interest list
     return conn;
 }
@@ -445,6 +458,7 @@ bool Loop::turn() {
         Conn& conn = *touched_[i];
         if (!survives([&] { conn.offer_again(); })) conn.on_exception();
     }
+    now_ = clock_now();  // once for a turn and not for each message
     if (stop_requested_ && !stopping_) begin_stop();
     if (now_ >= next_tick_) tick();
     if (stopping_ && now_ >= stop_deadline_) each_conn([](Conn& conn) { conn.fail(ETIMEDOUT); });
@@ -463,7 +477,6 @@ int Loop::timeout() const {
 void Loop::dispatch() {
     epoll_event ready[256];  // more come back next time
     int count = epoll_wait(epoll_.get(), ready, std::size(ready), timeout());
-    now_ = clock_now();
     // After EINTR the count is -1: nothing was ready, and the turn goes on with what else is due.
     for (int i = 0; i < count; ++i) {
         auto& source = *static_cast<Source*>(ready[i].data.ptr);
@@ -526,13 +539,16 @@ void Loop::tick() {
     next_tick_ += ((now_ - next_tick_) / limits_.tick + 1) * limits_.tick;
     accepting_ = true;  // somebody else may have given back a descriptor
     each_conn([this](Conn& conn) {
-        if (conn.deadline_ <= now_ && !conn.held_) conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
+        bool counts = !conn.progressed_ && (!conn.held_ || conn.connecting_);
+        if (counts && conn.deadline_ <= now_) conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
+        if (stopping_) touch(conn);  // what it was sent may be acknowledged by now
     });
     survives([this] { handler_.on_tick(); });
 }
 
 // No new clients. Who is in the queue is served, and of everyone what has come by now.
 void Loop::begin_stop() {
+    run_tasks();  // posted before stop(), and perhaps since this turn's wait
     stopping_ = true;
     stop_deadline_ = now_ + limits_.drain;
     for (int listener : listeners_) {
@@ -550,15 +566,17 @@ void Loop::begin_stop() {
 // connections: that is for the next turn.
 void Loop::settle() {
     settling_.swap(touched_);
-    for (Conn* conn : settling_) settle(*conn);
+    for (std::size_t i = 0; i < settling_.size(); ++i)
+        settle(*settling_[i]);  // on_close() may connect(), and so move the array
     settling_.clear();
-    retired_.reset();
+    while (retired_) retired_ = std::move(retired_->next_);  // not recursively: it may be long
     bool room = accepting_ && connections_ < limits_.max_connections;
     for (int listener : listeners_) set_interest(*at(listener), room ? EPOLLIN + 0u : 0u);
 }
 
 void Loop::settle(Conn& conn) {
-    conn.settle();
+    if (!survives([&] { conn.settle(); })) conn.on_exception();  // out of memory, in tidy()
+    if (std::exchange(conn.progressed_, false)) conn.set_deadline();
     if (!conn.dead_ && !set_interest(conn, conn.interest())) conn.fail(errno);
     if (conn.dead_) return destroy(conn);
     conn.touched_ = false;
@@ -574,7 +592,7 @@ void Loop::destroy(Conn& conn) {
     // close() alone takes it out of the list only with the last copy of the descriptor, and a
     // process that was forked just now may have one (epoll(7), Q6).
     set_interest(conn, 0);
-    if (conn.out_.empty()) return;
+    if (conn.out_.empty() && !conn.cut_) return;
     linger reset{.l_onoff = 1, .l_linger = 0};  // else a cut stream would look like a whole one
     setsockopt(conn.fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 }

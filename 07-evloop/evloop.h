@@ -138,7 +138,8 @@ public:
     void abort() { fail(ECONNABORTED); }
 
     // Why it ended: 0 in good order, else an errno: ECONNRESET, ETIMEDOUT, ECONNREFUSED, EMSGSIZE,
-    // ECONNABORTED (abort()), ECANCELED (a hook has thrown), ENOSPC (epoll(7), max_user_watches).
+    // ECONNABORTED (abort()), ECANCELED (a hook has thrown), ENOMEM (for a write()), ENOSPC
+    // (epoll(7), max_user_watches).
     int error() const { return error_; }
 
     std::uint64_t id() const { return id_; }  // unique in its loop; descriptors are used again
@@ -158,7 +159,7 @@ private:
     bool takes_input() const { return !held_ && !paused_ && !closing_; }
     bool offers_again() const;
     std::uint32_t interest() const;
-    void progress();
+    void set_deadline();
     void fail(int error);
     void lost(int error);
 
@@ -186,9 +187,11 @@ private:
     bool paused_ = false;  // between the high-water mark and the low one
     bool eof_ = false;  // the peer sends no more
     bool drained_ = false;  // stop(): what had come by then is read
+    bool cut_ = false;  // there was no memory for the rest of a write()
     bool broken_ = false;  // the peer receives no more
     bool closing_ = false;  // over once out_ is empty
     bool shut_ = false;  // our FIN is on its way; we wait for that of the peer
+    bool progressed_ = true;  // in this turn: the deadline is counted anew
     bool dead_ = false;  // the next settle destroys it
     bool touched_ = false;  // is in Loop::touched_
 };

@@ -1,15 +1,19 @@
 """Many clients: who is served, when, and at what price."""
 
-from harness import Fail, Lesson, frame, probe
+import socket
+
+import kernel
+from harness import KIB, MIB, Fail, Gone, Lesson, frame, probe, raise_fd_limit, wait_for
+from probes.flood import Flood
+from tracing import traced
 
 
-def starves(client, busy):
-    """Nobody will read what `client` has sent: the server sleeps, and not to wait for clients.
+def starves(client):
+    """Nobody reads what `client` has sent: it is there, and every thread of the server sleeps.
 
-    A server that sleeps in a call on one connection cannot notice another one.
+    On loopback, bytes that somebody waits for wake him up before send() returns.
     """
-    calls = client.server.calls()
-    return bool(calls) and client.unread() > 0 and busy(calls)
+    return client.server.asleep() and client.unread() > 0
 
 
 @probe(row=1, title="the second client is served while the first one idles",
@@ -24,9 +28,9 @@ def second_client(stage):
     second.send(frame(b"me too"))
     while not second.readable():
         server.check_alive()
-        if starves(second, lambda calls: True):
+        if starves(second):
             first.roundtrip()  # the server is well, and yet:
-            if not starves(second, lambda calls: True):
+            if not starves(second):
                 continue
             seen = f"{server.describe()}; the second client's {second.unread()} bytes are unread"
             first.close()
@@ -34,3 +38,206 @@ def second_client(stage):
             raise Lesson(f"{seen}. When the first has left, the second is served", "waits")
     second.expect(frame(b"me too"))
     first.roundtrip()
+
+
+@probe(row=2, title="100 clients connect in one burst, and each is answered",
+       expect="P P P P P P P", look="accept(2), epoll(7): EPOLLET",
+       hint="several clients may be queued at one event: accept until EAGAIN, or be level-triggered")
+def burst(stage):
+    """All are in the queue, with their requests, before the server looks."""
+    server = stage.start()
+    server.pause()
+    clients = [server.connect() for _ in range(100)]
+    for i, client in enumerate(clients):
+        client.send(frame(b"client %d" % i))
+    server.resume()
+    for i, client in enumerate(clients):
+        client.expect(frame(b"client %d" % i))
+        client.close()
+
+
+def crowd(server, count):
+    """`count` clients, from several loopback addresses, because one has only 28,000 ports."""
+    return [server.connect(source=f"127.0.0.{2 + i // 5000}") for i in range(count)]
+
+
+def leave(clients):
+    """All leave at once, without TIME_WAIT."""
+    for client in clients:
+        client.reset()
+
+
+def fd_room(wanted, stage, spare=200):
+    """How many of the wanted clients the descriptor limit allows; a note if fewer."""
+    room = min(wanted, raise_fd_limit() - spare)
+    if room < wanted:
+        stage.note(f"{room:,} clients: the limit of descriptors allows no more (ulimit -Hn)")
+    return room
+
+
+def ended(client):
+    """Has the server closed this connection, with nothing left to read?"""
+    try:
+        return client.sock.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def refusals(server, clients):
+    """The clients that the server has refused, once it has said so of each."""
+    gone = [client for client in clients if ended(client)]
+    said = [line for line in server.stderr().splitlines() if "refused" in line]
+    if gone and len(said) < len(gone):
+        raise Fail(f"{len(gone)} clients were closed, and stderr says so of {len(said)}; "
+                   f"{server.describe()}", expected="all are served, or a line for each: refused")
+    return gone
+
+
+@probe(row=3, title="1,500 clients at once", expect="L:one L:refuses P P P P P",
+       look="select(2): FD_SETSIZE; poll(2)", hint="an fd_set holds descriptors below 1,024 only")
+def fifteen_hundred(stage):
+    """All are connected at the same time, each asks once."""
+    server = stage.start()
+    count = fd_room(1500, stage)
+    clients = crowd(server, count)
+    for i, client in enumerate(clients):
+        try:
+            client.try_send(frame(b"client %d" % i))
+        except Gone:
+            pass  # refused; seen below
+    last = clients[-1]
+    wait_for(lambda: last.readable() or starves(last),
+             "an answer to the last client", server)
+    if not last.readable():
+        only_one(server, clients)
+    gone = set(refusals(server, clients))
+    for i, client in enumerate(clients):
+        if client not in gone:
+            client.expect(frame(b"client %d" % i))
+    if gone:
+        served = next(client for client in clients if client not in gone)
+        fds = server.fds()
+        served.close()
+        wait_for(lambda: len(server.fds()) < len(fds), "the first client's descriptor is closed",
+                 server)
+        server.connect().roundtrip()
+        raise Lesson(f"{len(gone)} of {count:,} are refused, and stderr says so; the others are "
+                     "served. When one has left, there is room for another", "refuses")
+
+
+def only_one(server, clients):
+    """Nobody but the first is served: the others wait in the kernel's queue."""
+    waiting = sum(not client.accepted() for client in clients)
+    seen = f"{waiting:,} of {len(clients):,} wait to be accepted while {server.describe()}"
+    if waiting != len(clients) - 1:
+        raise Fail(seen, expected="an answer to each")
+    clients[0].expect(frame(b"client 0"))
+    clients[0].close()
+    clients[1].expect(frame(b"client 1"))
+    raise Lesson(f"{seen}. When it leaves, the next one is served", "one")
+
+
+def cost(server, active):
+    """Server CPU, in microseconds, for a message of each active client."""
+    wait_for(server.asleep, "the server sleeps", server)
+    before = server.cpu_ms()
+    for client in active:
+        client.roundtrip()
+    wait_for(server.asleep, "the server sleeps", server)
+    return (server.cpu_ms() - before) * 1000 / len(active)
+
+
+def compare_cost(few, many):
+    """Median cost of a message on two (server, clients), measured in turn."""
+    costs = [(cost(*few), cost(*many)) for _ in range(21)]
+    return [sorted(column)[len(costs) // 2] for column in zip(*costs)]
+
+
+@probe(row=4, title="CPU per message does not grow with idle clients",
+       expect="- L:refuses L:grows P P P P", look="poll(2), select(2): the whole set, each time",
+       hint="let the kernel keep the list: epoll_ctl() once per client")
+def idle_clients(stage):
+    """Two servers, one with 100 idle clients and one with up to 10,000, take turns.
+
+    It ends as soon as it is clear that the cost grows: accepting 10,000 would take long, then.
+    """
+    few, many = stage.start(), stage.start()
+    few_active = [few.connect() for _ in range(10)]
+    many_active = [many.connect() for _ in range(10)]
+    crowd(few, 100)
+    idle = []
+    for count in (1000, 3000, fd_room(10_000, stage)):
+        idle += crowd(many, count - len(idle))
+        idle[-1].try_send(frame())
+        wait_for(idle[-1].readable, "an answer to the last idle client", many, 100)
+        gone = refusals(many, idle)
+        if gone:
+            talk(many_active)
+            raise Lesson(f"{len(gone):,} of {count:,} idle clients are refused, and stderr says "
+                         "so", "refuses")
+        few_cost, many_cost = compare_cost((few, few_active), (many, many_active))
+        growth = many_cost / few_cost
+        seen = (f"{many_cost:.0f} us of CPU per message with {count:,} idle clients, "
+                f"{few_cost:.0f} with 100: {growth:.1f} times as much")
+        if growth > 6:
+            raise Lesson(seen, "grows")
+    stage.note(f"{growth:.1f} times the CPU per message with {count:,} idle clients")
+    if growth > 3:
+        raise Fail(seen, expected="less than 3 times as much (flat), or more than 6 (it grows)")
+
+
+@probe(row=16, title="a small request beside 4 MB from another client",
+       expect="- P P P L:hogs L:hogs P", look="recv(2) until EAGAIN",
+       hint="bound the work per client and turn: one recv(), then the next client")
+def fast_sender(stage):
+    """Follow the server's calls: how much does it read of one before it reads of the other?"""
+    server = stage.start()
+    fast, small = server.connect(), server.connect()
+    fast.roundtrip()
+    small.roundtrip()
+    flood = Flood(fast, 4 * MIB)
+    fast_fd, small_fd = fast.server_fd(), small.server_fd()
+    read = calls = 0
+    with traced(server) as trace:
+        flood.push()
+        small.send(frame(b"small"))
+        for name, args, result in trace.calls():
+            if name in kernel.RECEIVING and result > 0:
+                if args[0] == small_fd:
+                    break
+                if args[0] == fast_fd:
+                    read, calls = read + result, calls + 1
+            flood.push()
+            flood.pull()
+    small.expect(frame(b"small"))
+    flood.drain()
+    seen = f"{read:,} bytes in {calls} calls of the fast one are read first"
+    if read > 256 * KIB:
+        raise Lesson(seen, "hogs")
+    stage.note(seen)
+
+
+@probe(row=31, title="10,000 clients, a tenth of them talking", expect="- - - P P P P",
+       look="getrlimit(2): RLIMIT_NOFILE", hint="no table of fixed size, no buffer per idle client")
+def ten_thousand(stage):
+    """10,000 connected, 1,000 of them talk; then as many idle ones as the limit allows."""
+    server = stage.start()
+    before = kernel.memory_kib(server.pid)
+    clients = crowd(server, fd_room(10_000, stage))
+    for turn in range(2):
+        talk(clients[turn::10])
+    each = (kernel.memory_kib(server.pid) - before) * KIB / len(clients)
+    more = crowd(server, min(18_000, raise_fd_limit() - 200) - len(clients))
+    talk(more[-100:] + clients[:100])
+    stage.note(f"{each:,.0f} bytes of memory for each of {len(clients):,} clients; "
+               f"{len(clients) + len(more):,} at once")
+
+
+def talk(clients):
+    """Each asks, then each is answered."""
+    for i, client in enumerate(clients):
+        client.send(frame(b"client %d" % i))
+    for i, client in enumerate(clients):
+        client.expect(frame(b"client %d" % i))

@@ -1,6 +1,9 @@
 """Bytes: all of them, in order, however they are cut."""
 
-from harness import frame, probe
+import socket
+
+from harness import MIB, Gone, frame, probe, wait_for
+from probes.flood import Flood, finish_dropped
 
 
 @probe(row=5, title="a request comes byte by byte, and is answered whole", expect="P P P P P P P",
@@ -13,8 +16,7 @@ def split_everywhere(stage):
     for cut in range(1, len(frame(b"to be cut"))):
         whole = frame(b"to be cut")
         client.send(whole[:cut])
-        while client.unread():
-            server.check_alive()
+        wait_for(lambda: not client.unread(), "the server reads the first part", server)
         client.send(whole[cut:])
         client.expect(whole)
 
@@ -27,3 +29,86 @@ def thousand_in_one(stage):
     client = stage.start().connect()
     client.send(many)
     client.expect(many)
+
+
+@probe(row=6, title="data, then the end of it: every byte comes back", expect="P P P P P P P",
+       look="recv(2): 0 is the end of what the client sends, not of what it reads",
+       hint="close only after everything has been sent")
+def data_then_end(stage):
+    """Data and FIN are both there before the server looks."""
+    server = stage.start()
+    client = server.connect()
+    server.pause()
+    client.send(frame(b"last words"))
+    client.half_close()
+    server.resume()
+    client.expect(frame(b"last words"))
+    client.expect_end(frame(b"last words"))
+
+
+@probe(row=6, title="8 MB, then half-close, to a client that reads slowly",
+       expect="P P P P L:drops P P", look="send(2): EAGAIN; shutdown(2)",
+       hint="keep what send() does not take, and close when it has all gone")
+def slow_half_close(stage):
+    """The client reads 4 KiB only when it cannot send, and the rest after its FIN."""
+    server = stage.start()
+    client = server.connect(rcvbuf=16 * 1024)
+    flood = Flood(client, 8 * MIB)
+    try:
+        while flood.sent < flood.total:
+            if not flood.push():
+                flood.wait(sending=True)
+                flood.pull(4096)
+        client.half_close()
+        while flood.received < flood.total:
+            if not flood.pull(16 * 1024):
+                flood.wait(sending=False)
+    except Gone as gone:
+        finish_dropped(flood, server, gone)
+    client.expect_end("8 MB of frames")
+
+
+@probe(row=8, title="a client stops reading, then reads on: 64 MB compared",
+       expect="P P P P L:drops P P", look="send(2): a part, or EAGAIN",
+       hint="send() may take a part: go on with the rest, in order")
+def stop_and_go(stage):
+    """Nothing is read until nothing moves any more; then everything."""
+    server = stage.start()
+    client = server.connect()
+    flood = Flood(client, 64 * MIB)
+    try:
+        flood.push_until_stuck()
+        flood.drain()
+        client.half_close()
+    except Gone as gone:
+        finish_dropped(flood, server, gone)
+    client.expect_end("64 MB of frames")
+
+
+@probe(row=17, title="an urgent byte does not disturb the stream", expect="P P P P P P P",
+       look="send(2): MSG_OOB; select(2): exceptfds; poll(2): POLLPRI",
+       hint="do not ask for urgent data: recv() skips it")
+def urgent_byte(stage):
+    """A byte out of band is not part of the stream; what is around it comes back."""
+    client = stage.start().connect()
+    client.roundtrip()
+    client.send(frame(b"before"))
+    client.sock.send(b"!", socket.MSG_OOB)
+    client.send(frame(b"after"))
+    client.expect(frame(b"before") + frame(b"after"))
+    client.half_close()
+    client.expect_end()
+
+
+@probe(row=17, title="an empty frame, and a long one byte by byte", expect="P P P P P P P",
+       look="recv(2)", hint="a payload of 0 bytes is a message, too")
+def empty_and_dribbled(stage):
+    """A frame without payload, then 500 single bytes, then the end."""
+    client = stage.start().connect()
+    client.roundtrip(b"")
+    whole = frame(bytes(range(250)) * 2)
+    for i in range(len(whole)):
+        client.send(whole[i:i + 1])
+    client.expect(whole)
+    client.half_close()
+    client.expect_end()

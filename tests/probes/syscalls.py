@@ -201,9 +201,12 @@ def reset_before_accept(stage):
        hint="these are errors of a connection that is gone: take the next one")
 @within_reach
 def accept_fails_once(stage):
-    """Every second accept() fails, and nobody else comes to help."""
+    """Every third accept() fails, and nobody else comes to help.
+
+    Where the queue is drained until EAGAIN, the third is the first one for the second client.
+    """
     for error in ("ECONNABORTED", "ENETDOWN", "EPROTO"):
-        server, shim = start(stage, f"accept:%2:{error}")
+        server, shim = start(stage, f"accept:%3:{error}")
         before = at_rest(server)
         for _ in range(ROUNDS):
             client = server.connect()
@@ -230,12 +233,13 @@ def accept_out_of_resources(stage):
         first = server.connect()
         first.roundtrip()
         first.close()
-        waiting = []
-        for name in (b"second", b"third"):
-            client = server.connect()
-            client.send(frame(name))
-            waiting.append((client, name))
-        for client, name in waiting:
+        second = server.connect()
+        second.send(frame(b"second"))
+        wait_for(lambda: shim["accept"].failed == 2 or second.readable(),
+                 "accept() is called for a client", server)
+        third = server.connect()
+        third.send(frame(b"third"))
+        for client, name in (second, b"second"), (third, b"third"):
             client.expect(frame(name))
             client.close()
         check_calls(stage, server, shim)
@@ -297,8 +301,15 @@ def no_room_to_watch(stage):
        hint="go round until all is sent: send() may take a part, even on a blocking socket")
 @within_reach
 def one_byte_at_a_time(stage):
-    """Each recv() and send() moves one byte, and some are interrupted."""
-    server, shim = start(stage, "recv:%7:EINTR send:%5:EINTR recv:*:short=1 send:*:short=1")
+    """One byte is read at a time, then one byte written of much that was read."""
+    interrupted = "recv:%7:EINTR send:%5:EINTR "
+    one_byte_moves(stage, interrupted + "recv:*:short=1 send:*:short=1")
+    one_byte_moves(stage, interrupted + "send:*:short=1")
+
+
+def one_byte_moves(stage, rules):
+    """Frames and half-closes under these rules."""
+    server, shim = start(stage, rules)
     before = at_rest(server)
     for size in (0, 1, 300, 5000):
         client = server.connect()

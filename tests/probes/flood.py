@@ -1,0 +1,95 @@
+"""A client that sends more than it reads, and what may become of it."""
+
+import select
+
+from harness import FAILSAFE, KIB, MIB, Fail, Gone, Lesson, difference, frames, wait_for
+
+FRAME = 64 * KIB + 8  # bytes of each
+BLOCK = frames(3 * MIB)  # 47 of them, sent again and again
+
+
+class Flood:
+    """A long stream of frames, sent and compared piece by piece."""
+
+    def __init__(self, client, total):
+        self.client, self.sent, self.received = client, 0, 0
+        self.total = -(-total // len(BLOCK)) * len(BLOCK)  # whole frames only
+
+    def push(self, most=MIB):
+        """Send until the kernel takes no more, or the end. Returns how many bytes; raises Gone."""
+        before = self.sent
+        while self.sent < self.total and self.sent - before < most:
+            at = self.sent % len(BLOCK)
+            count = self.client.try_send(memoryview(BLOCK)[at:at + 256 * 1024])
+            if not count:
+                break
+            self.sent += count
+        return self.sent - before
+
+    def pull(self, most=MIB):
+        """Receive and compare what is there, once. Returns how many bytes; raises Gone."""
+        at = self.received % len(BLOCK)
+        data = self.client.try_receive(min(most, len(BLOCK) - at))
+        if data != BLOCK[at:at + len(data)]:
+            raise Fail(f"after {self.received:,} right bytes, "
+                       + difference(BLOCK[at:at + len(data)], data),
+                       expected="every byte, in order", sent=f"frames, {self.sent:,} bytes")
+        self.received += len(data)
+        return len(data)
+
+    def wait(self, sending):
+        """Wait until something can be received or, if `sending`, sent."""
+        poll = select.poll()
+        poll.register(self.client.sock, select.POLLIN | (select.POLLOUT if sending else 0))
+        if not poll.poll(FAILSAFE * 1000):
+            raise Fail(f"after {self.received:,} of {self.sent:,} bytes nothing more comes; "
+                       f"{self.client.server.describe()}", expected="every byte",
+                       sent=f"frames, {self.sent:,} bytes")
+
+    def push_until_stuck(self):
+        """Send, without reading, until nothing moves: the server sleeps and takes no more."""
+        server = self.client.server
+
+        def stuck():
+            return not self.push() and server.asleep() and not self.push()
+        wait_for(stuck, "the server stops reading from a client that does not read", server)
+
+    def stop(self):
+        """Send no more than the frame that is begun."""
+        self.total = -(-self.sent // FRAME) * FRAME
+
+    def drain(self):
+        """Send what is left, and receive all of it."""
+        while self.received < self.total:
+            moved = self.push() + self.pull()
+            if not moved:
+                self.wait(self.sent < self.total)
+
+
+def dropped(flood, server, how):
+    """The server has closed the flood's connection: a lesson, if it says so and serves others."""
+    said = [line for line in server.stderr().splitlines() if "dropped" in line]
+    if not said:
+        raise Fail(f"the connection ended ({how}) after {flood.received:,} of {flood.sent:,} "
+                   f"bytes, without a word on stderr; {server.describe()}",
+                   expected="every byte, or a line on stderr that says: dropped",
+                   sent=f"frames, {flood.sent:,} bytes")
+    server.connect().roundtrip()
+    raise Lesson(f"the client is gone ({how}) after {flood.received:,} of {flood.sent:,} bytes; "
+                 f"stderr: {said[0]}", "drops")
+
+
+def remains(flood):
+    """Read what a dropped client can still read; raises Gone at its end."""
+    while True:
+        if not flood.pull():
+            flood.wait(False)
+
+
+def finish_dropped(flood, server, gone):
+    """After Gone while sending: compare what did arrive, then judge."""
+    try:
+        remains(flood)
+    except Gone:
+        pass
+    dropped(flood, server, gone.how)

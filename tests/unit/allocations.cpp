@@ -1,0 +1,44 @@
+#include "allocations.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <malloc.h>
+#include <new>
+
+thread_local Allocations allocations;
+
+namespace {
+
+std::atomic<std::size_t> bytes = 0;
+
+void* allocate(std::size_t size) {
+    ++allocations.made;
+    if (allocations.until_failure >= 0 && allocations.until_failure-- == 0) return nullptr;
+    void* memory = std::malloc(size == 0 ? 1 : size);
+    if (memory != nullptr) bytes += malloc_usable_size(memory);
+    return memory;
+}
+
+void deallocate(void* memory) {
+    if (memory != nullptr) bytes -= malloc_usable_size(memory);
+    std::free(memory);
+}
+
+}  // namespace
+
+std::size_t bytes_allocated() { return bytes; }
+
+void* operator new(std::size_t size) {
+    if (void* memory = allocate(size)) return memory;
+    throw std::bad_alloc();
+}
+void* operator new[](std::size_t size) { return operator new(size); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return allocate(size); }
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return allocate(size); }
+
+void operator delete(void* memory) noexcept { deallocate(memory); }
+void operator delete[](void* memory) noexcept { deallocate(memory); }
+void operator delete(void* memory, std::size_t) noexcept { deallocate(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { deallocate(memory); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { deallocate(memory); }
+void operator delete[](void* memory, const std::nothrow_t&) noexcept { deallocate(memory); }
