@@ -132,7 +132,8 @@ class Log:
 
     def powers(self):
         """Powers of ten within it."""
-        return [10.0 ** n for n in range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1)]
+        first, last = math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9)
+        return [10.0 ** n for n in range(first, last + 1)]
 
 
 def footer(data):
