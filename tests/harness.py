@@ -41,6 +41,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(ROOT, "build")
 FAILSAFE = 30.0  # seconds; long, because a loaded machine may let a process wait for its turn
 CELL_FAILSAFE = 120.0  # seconds for one probe on one stage, whatever it does
+SPIN_MS = 6000  # CPU time that no single answer needs: a server that uses it up goes in circles
 KIB, MIB = 1024, 1024 * 1024
 
 
@@ -141,15 +142,19 @@ def difference(expected, seen):
 
 # Waiting
 
-def wait_for(condition, what, server=None, failsafe=FAILSAFE):
+def wait_for(condition, what, server=None, failsafe=FAILSAFE, spin_ms=SPIN_MS):
     """Wait until condition() is true and return its value. Fail says what did not come."""
     end, pause = time.monotonic() + failsafe, 0.0002
+    spin_ms += server.cpu_ms() if server else 0
     while True:
         value = condition()
         if value:
             return value
         if server and server.exited():
             raise Fail(server.describe(), expected=what)
+        if server and server.cpu_ms() > spin_ms:
+            raise Fail(f"the server goes in circles: it uses CPU time without end; "
+                       f"{server.describe()}", expected=what)
         if time.monotonic() > end:
             raise Fail(f"not within {failsafe:.0f} s; " + (server.describe() if server else ""),
                        expected=what)
@@ -177,17 +182,37 @@ def raise_fd_limit():
     return hard
 
 
+def plug(pipe):
+    """Fill a pipe, so that the next who writes to it sleeps. Returns with how many bytes."""
+    os.set_blocking(pipe, False)
+    count = 0
+    try:
+        while True:
+            count += os.write(pipe, b"." * 4096)
+    except BlockingIOError:
+        os.set_blocking(pipe, True)
+        return count
+
+
 class Server:
     """A running server. Use Stage.start()."""
 
-    def __init__(self, command, args=(), env=None, nofile=None, port=0):
+    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False):
         self.command = [*command, "--port", str(port), *map(str, args)]
         self.clients = []
         self.ending = False  # the probe ends it on purpose
         self.stderr_file = tempfile.TemporaryFile()
         self.stdout = b""
-        self._spawn(env, nofile)
+        self.early = False  # did it print the line before it listened?
+        self.out, stdout = os.pipe()
+        filler = plug(stdout) if plugged else 0
         try:
+            self._spawn(env, nofile, stdout)
+        finally:
+            os.close(stdout)
+        try:
+            if plugged:
+                self._unplug(filler)
             self.line = self._listening_line()
             self.host, self.port = self._parse(self.line)
             self._find_pid()
@@ -195,7 +220,7 @@ class Server:
             self.kill()
             raise
 
-    def _spawn(self, env, nofile):
+    def _spawn(self, env, nofile, stdout):
         starter = os.getpid()
 
         def prepare():
@@ -207,7 +232,7 @@ class Server:
 
         try:
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                self.command, stdin=subprocess.DEVNULL, stdout=stdout,
                 stderr=self.stderr_file, preexec_fn=prepare, env={**os.environ, **(env or {})})
         except OSError as error:
             hint = {errno.ENOEXEC: "; a script needs a first line such as #!/usr/bin/env python3",
@@ -216,17 +241,31 @@ class Server:
                           expected="an executable file", sent=shlex.join(self.command)) from None
         self.pid = self.process.pid
 
+    def _unplug(self, filler):
+        """Wait until it writes to the full pipe: now it must be listening. Then make room."""
+        def writes():
+            calls = [kernel.blocked_call(self.pid, tid) for tid in kernel.threads(self.pid)]
+            return any(call and call[0] in kernel.SENDING and call[1][0] == 1 for call in calls)
+
+        try:
+            wait_for(lambda: writes() or self._silent_but_listening() or self.exited(), "", None, 10)
+        except Fail:
+            pass  # what is wrong with it will be said elsewhere
+        self.early = writes() and not kernel.listening_ports(kernel.socket_inodes(self.pid))
+        while filler:
+            filler -= len(os.read(self.out, filler))
+
     def _listening_line(self):
         """Wait for the first line on stdout."""
         end, silent = time.monotonic() + FAILSAFE, 0
         while b"\n" not in self.stdout:
-            if not select.select([self.process.stdout], [], [], 0.2)[0]:
+            if not select.select([self.out], [], [], 0.2)[0]:
                 silent = silent + 1 if self._silent_but_listening() else 0
                 if silent < 5 and time.monotonic() < end:
                     continue
                 raise NoStart(self._why_no_line(), sent=shlex.join(self.command),
                               expected="a line on stdout that ends in: listening on HOST:PORT")
-            data = os.read(self.process.stdout.fileno(), 65536)
+            data = os.read(self.out, 65536)
             if not data:
                 wait_for(lambda: self.process.poll() is not None, "the end of the process",
                          failsafe=5)
@@ -320,6 +359,16 @@ class Server:
         """Its open descriptors: {number: what}."""
         return kernel.open_fds(self.pid)
 
+    def more_stdout(self):
+        """What it has printed since the line."""
+        ready = select.select([self.out], [], [], 0)[0]
+        return self.stdout.partition(b"\n")[2] + (os.read(self.out, 65536) if ready else b"")
+
+    def waits_for_ever(self):
+        """Do all its threads sleep in calls that have no timeout?"""
+        calls = kernel.blocked_calls(self.pid)
+        return bool(calls) and all(kernel.without_timeout(*call) for call in calls)
+
     def asleep(self):
         """Are all its threads blocked in a system call?"""
         return self.calls() is not None
@@ -369,13 +418,22 @@ class Server:
             except ProcessLookupError:
                 self.process.kill()
         self.process.wait()
-        self.process.stdout.close()
+        if self.out != -1:
+            os.close(self.out)
+            self.out = -1
+
+    def come_to_rest(self):
+        """A process that dies closes its sockets first. Wait until it is asleep, or has ended."""
+        end = time.monotonic() + 3
+        while not (self.exited() or self.asleep()) and time.monotonic() < end:
+            time.sleep(0.001)  # one that spins will do neither, and is described as running
 
     def check_alive(self):
         """Fail if it has ended although the probe did not end it, or if a sanitizer spoke."""
+        self.come_to_rest()
         if self.exited() and not self.ending:
             raise Fail(f"{self.describe()}. {self.last_words()}",
-                       expected="no client's behaviour ends the server")
+                       expected="the server lives on, whatever its clients do")
         found = re.search(r".*(Sanitizer|runtime error).*", self.stderr())
         if found:
             raise Fail(found.group(0), expected="no finding of a sanitizer")
@@ -410,12 +468,16 @@ class Client:
         if source:
             self.sock.bind((source, 0))
         self.sock.settimeout(FAILSAFE)
+        self.lost = ""  # the server had closed it when connect() returned
         try:
             self.sock.connect((server.host, server.port))
+        except ConnectionResetError as error:
+            self.lost = error.strerror
         except OSError as error:
             raise Fail(f"connect: {error}; {server.describe()}",
                        expected="a connection: the line says that it listens") from None
         self.sock.setblocking(False)
+        self.name, self.server_name = self.sock.getsockname(), (server.host, server.port)
         self.received = 0  # bytes, in all
 
     def fileno(self):
@@ -426,11 +488,11 @@ class Client:
 
     def far_end(self):
         """The server's socket of this connection: kernel.Sock, or None when it is closed."""
-        return kernel.find_socket(self.sock.getpeername(), self.sock.getsockname())
+        return kernel.find_socket(self.server_name, self.name)
 
     def near_end(self):
         """Our own socket as the kernel sees it."""
-        return kernel.find_socket(self.sock.getsockname(), self.sock.getpeername())
+        return kernel.find_socket(self.name, self.server_name)
 
     def unread(self):
         """Bytes that have reached the server's kernel and that it has not read."""
@@ -444,10 +506,7 @@ class Client:
 
     def server_fd(self):
         """The number of this connection's descriptor in the server; None if it has none."""
-        try:
-            far = self.far_end()
-        except OSError:
-            return None  # not connected any more
+        far = self.far_end()
         if not far or not far.inode:
             return None
         name = f"socket:[{far.inode}]"
@@ -457,6 +516,8 @@ class Client:
 
     def try_send(self, data):
         """Send what fits at once. Returns how many bytes; raises Gone."""
+        if self.lost:
+            raise Gone(self.lost)
         try:
             return self.sock.send(data)
         except BlockingIOError:
@@ -471,12 +532,13 @@ class Client:
             try:
                 count = self.try_send(view)
             except Gone as gone:
+                self.server.come_to_rest()
                 raise Fail(f"{gone.how} when {len(data) - len(view):,} bytes were sent; "
                            f"{self.server.describe()}", sent=show(data),
                            expected="the server reads all of it") from None
             view = view[count:]
             if view and not count:
-                self.wait(writing=True, what="the server reads on", sent=data)
+                self.wait(reading=False, writing=True, what="the server reads on", sent=data)
 
     def half_close(self):
         """Finish sending (FIN), and go on reading."""
@@ -486,6 +548,8 @@ class Client:
 
     def try_receive(self, limit=256 * KIB):
         """What has come, b'' if nothing has; raises Gone at the end."""
+        if self.lost:
+            raise Gone(self.lost)
         try:
             data = self.sock.recv(limit)
         except BlockingIOError:
@@ -511,6 +575,7 @@ class Client:
             try:
                 data = self.try_receive(min(len(expected) - len(got), MIB))
             except Gone as gone:
+                self.server.come_to_rest()
                 raise Fail(f"{gone.how}: {difference(expected, bytes(got))}; "
                            f"{self.server.describe()}", expected=show(expected),
                            sent=show(sent)) from None
@@ -541,16 +606,19 @@ class Client:
         self.send(frame(payload))
         self.expect(frame(payload))
 
-    def wait(self, writing=False, what="", sent="", so_far=""):
+    def wait(self, reading=True, writing=False, what="", sent="", so_far=""):
         """Wait until the socket is ready. Fails as soon as it is certain that it never will be."""
         poll = select.poll()
-        poll.register(self.sock, select.POLLOUT if writing else select.POLLIN)
+        poll.register(self.sock, select.POLLIN * reading | select.POLLOUT * writing)
         end, still = time.monotonic() + FAILSAFE, Stillness(self)
+        spin_ms = self.server.cpu_ms() + SPIN_MS
         while not poll.poll(200):
             if self.server.exited() and not poll.poll(0):
                 break
-            if still.lasts() or time.monotonic() > end:
-                raise Fail(f"{so_far}nothing more happens: {self.server.describe()}, "
+            spins = self.server.cpu_ms() > spin_ms
+            if still.lasts() or spins or time.monotonic() > end:
+                raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
+                           f"{', and goes in circles' if spins else ''}, "
                            f"{self.unread():,} bytes of this client unread",
                            expected=what, sent=show(sent))
 
@@ -580,11 +648,7 @@ class Stillness:
 
     def lasts(self):
         """Look once more."""
-        server, near = self.client.server, None
-        try:
-            near = self.client.near_end()
-        except OSError:
-            pass
+        server, near = self.client.server, self.client.near_end()
         now = (server.wake_ups(), near.unsent if near else 0) if server.asleep() else None
         self.same = self.same + 1 if now is not None and now == self.last else 0
         self.last = now
@@ -603,9 +667,12 @@ class Stage:
         self.command = command or [os.path.join(build, self.name)]
         self.servers, self.notes = [], []
 
-    def start(self, *args, env=None, nofile=None, port=0):
-        """Start a server on a free port and wait until it listens."""
-        server = Server(self.command, args, env, nofile, port)
+    def start(self, *args, env=None, nofile=None, port=0, plugged=False):
+        """Start a server on a free port and wait until it listens.
+
+        plugged: it finds stdout full when it writes its line, and we look what it does meanwhile.
+        """
+        server = Server(self.command, args, env, nofile, port, plugged)
         self.servers.append(server)
         return server
 
@@ -613,15 +680,22 @@ class Stage:
         """Something to show beside the verdict."""
         self.notes.append(text)
 
-    def finish(self):
+    def finish(self, sent=""):
         """After the probe: is everything alive that should be?"""
         for server in self.servers:
-            server.check_alive()
+            try:
+                server.check_alive()
+            except Fail as fail:
+                fail.sent = sent
+                raise
 
     def stop(self):
-        """End all servers."""
+        """End all servers, and close what was opened for them."""
         for server in self.servers:
             server.kill()
+            server.stderr_file.close()
+            for client in server.clients:
+                client.sock.close()
 
 
 def run_probe(the_probe, stage):
@@ -635,11 +709,18 @@ def run_probe(the_probe, stage):
     try:
         try:
             the_probe.run(stage)
-        finally:
-            if not isinstance(sys.exc_info()[1], (KeyboardInterrupt, SystemExit)):
-                stage.finish()
+        except NoStart:
+            raise
+        except Fail as fail:
+            stage.finish(fail.sent)  # a server that has died explains everything else
+            raise
+        stage.finish()
         return verdict("P")
     except Lesson as lesson:
+        try:
+            stage.finish()
+        except Fail as fail:
+            return verdict("F", "", fail.seen, fail.expected)
         return verdict("L", lesson.kind, lesson.seen)
     except NoStart as fail:
         return verdict("F", "no start", fail.seen, fail.expected, fail.sent)

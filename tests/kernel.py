@@ -90,6 +90,17 @@ def blocked_calls(pid):
     return calls or None
 
 
+def without_timeout(name, args):
+    """Does this sleeping call wait until something happens, however long that takes?"""
+    as_int = {"epoll_wait": 3, "epoll_pwait": 3, "poll": 2}
+    as_pointer = {"select": 4, "pselect6": 4, "ppoll": 2, "epoll_pwait2": 3, "futex": 3}
+    if name in as_int:
+        return args[as_int[name]] & 0xffffffff == 0xffffffff
+    if name in as_pointer:
+        return args[as_pointer[name]] == 0
+    return name in RECEIVING | SENDING | {"accept", "accept4"}
+
+
 def cpu_ns(pid):
     """CPU time of all threads, in nanoseconds."""
     times = [read_file(f"/proc/{pid}/task/{tid}/schedstat").split() for tid in threads(pid)]

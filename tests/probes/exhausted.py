@@ -1,0 +1,116 @@
+"""No descriptor is free, and clients are waiting."""
+
+from harness import Fail, Gone, Lesson, frame, probe, wait_for
+
+ENOUGH_MS = 400  # of CPU time, without an answer to anybody: that is a spin
+ASK = frame(b"is there room?")
+
+
+@probe(row=12, title="no descriptor free: it waits or refuses, and goes on when one is freed",
+       expect="P L:spins L:spins L:spins L:hangs L:hangs P",
+       look="accept(2): EMFILE; epoll(7): the listener stays ready, or is not reported again",
+       hint="stop watching the listener until a descriptor is closed; then accept again")
+def table_full(stage):
+    """The limit is lowered under a running server, and later raised again."""
+    server = stage.start()
+    first = server.connect()
+    first.roundtrip()
+    old = server.limit_fds(lowest_free(server))
+    second = server.connect()
+    second.try_send(ASK)
+    spent = server.cpu_ms()
+    wait_for(lambda: ended(second) or quiet(server) or server.cpu_ms() - spent > ENOUGH_MS,
+             "the server refuses, sleeps or spins", server)
+    spins = server.cpu_ms() - spent > ENOUGH_MS
+    if ended(second):
+        second = None
+        not_spinning(server, first)
+    elif not spins and not at_once(server, first):
+        return one_at_a_time(server, first, second, old)
+    resume(server, first, second, old, spins)
+
+
+def lowest_free(server):
+    """The smallest descriptor that is not open: with this limit, no further one can be."""
+    fds = server.fds()
+    return next(fd for fd in range(len(fds) + 1) if fd not in fds)
+
+
+def quiet(server):
+    """Asleep, several looks in a row: a server that spins is never found so."""
+    return all(server.asleep() for _ in range(20))
+
+
+def ended(client):
+    """Has the server closed it? What it answered before is not asked for here."""
+    try:
+        client.try_receive()
+    except Gone:
+        return True
+    return False
+
+
+def not_spinning(server, client):
+    """A queue that has become empty must not keep it busy either."""
+    client.roundtrip()
+    spent = server.cpu_ms()
+    wait_for(lambda: quiet(server) or server.cpu_ms() - spent > ENOUGH_MS, "it sleeps", server)
+    if server.cpu_ms() - spent > ENOUGH_MS:
+        raise Fail("it spins although nobody waits", expected="it sleeps until something happens")
+
+
+def at_once(server, first):
+    """Does it take more than one client at a time? Then it sleeps, but not for the first one."""
+    first.roundtrip()
+    calls = server.calls() or []
+    return not (len(calls) == 1 and calls[0] in ("recvfrom", "read", "recvmsg"))
+
+
+def one_at_a_time(server, first, second, old):
+    """Serving one client it needs no other descriptor: take that one from it, too."""
+    server.limit_fds(first.server_fd())
+    first.close()
+    wait_for(lambda: "Too many open files" in server.stderr(),
+             "a line on stderr: accept: Too many open files", server)
+    spent = server.cpu_ms()
+    wait_for(server.asleep, "it sleeps before it tries again", server)
+    if server.cpu_ms() - spent > ENOUGH_MS:
+        raise Fail("it spins", expected="it sleeps before it tries again")
+    server.limit_fds(old)
+    second.expect(ASK)
+
+
+def resume(server, first, second, old, spins):
+    """One client leaves. Whoever waits must be served now; else, when is he?"""
+    fds = len(server.fds())
+    first.close()
+    if second is None:
+        wait_for(lambda: len(server.fds()) < fds, "the first client's descriptor is closed", server)
+        second = server.connect()
+        second.send(ASK)
+    if hangs(server, second):
+        seen = f"{server.describe()}; {second.unread()} bytes of the queued client are unread"
+        third = server.connect()
+        third.send(ASK)
+        second.expect(ASK)
+        server.limit_fds(old)
+        last = server.connect()
+        last.roundtrip()
+        third.expect(ASK)
+        raise Lesson(f"one client has left, and yet {seen}. It is served when another one comes",
+                     "hangs")
+    second.expect(ASK)
+    server.limit_fds(old)
+    server.connect().roundtrip()
+    if spins:
+        raise Lesson(f"more than {ENOUGH_MS} ms of CPU time while a client waits and nobody is "
+                     "served. When one has left, the next one is", "spins")
+
+
+def hangs(server, client):
+    """Is a queued client left there, although a descriptor is free?"""
+    def left():
+        return quiet(server) and not client.readable() and client.unread() > 0
+
+    wait_for(lambda: client.readable() or left(), "an answer to the queued client", server)
+    return not client.readable()

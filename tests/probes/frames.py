@@ -1,0 +1,74 @@
+"""What stage 07 alone understands, and what is no frame."""
+
+import struct
+
+import kernel
+from harness import KIB, MIB, Fail, Gone, frame, probe
+
+SEVEN = "- - - - - - P"
+
+
+def closes(client, data, what):
+    """Send what is not acceptable: the connection must be closed, without an answer."""
+    client.send(data)
+    try:
+        while True:
+            if client.try_receive():
+                raise Fail("an answer", expected=f"{what}: closed", sent=data)
+            client.wait(what=f"{what}: closed", sent=data)
+    except Gone:
+        pass
+
+
+@probe(row=20, title="no frame, or one that is too long: closed, and said", expect=SEVEN,
+       look="frame.h", hint="look at the header before you wait for what it promises")
+def not_a_frame(stage):
+    """Each wrong header closes its own connection."""
+    server = stage.start()
+    other = server.connect()
+    wrong = {"wrong magic": b"GET / HTTP/1.1\r\n", "wrong last byte of the magic": b"EVLQ",
+             "1 MiB and a byte": b"EVLP" + struct.pack("!I", MIB + 1),
+             "2^31 bytes": b"EVLP" + struct.pack("!I", 1 << 31),
+             "2^32 - 1 bytes": b"EVLP" + struct.pack("!I", (1 << 32) - 1)}
+    count = 0
+    for what, data in wrong.items():
+        for before in (b"", frame(b"good")):  # what was right is answered
+            client = server.connect()
+            client.send(before)
+            client.expect(before)
+            closes(client, data, what)
+            other.roundtrip()
+            count += 1
+            said = [line for line in server.stderr().splitlines() if "closed" in line]
+            if len(said) != count:
+                raise Fail(f"{len(said) - count + 1} lines about it on stderr", sent=data,
+                           expected="one line: closed")
+
+
+@probe(row=20, title="frames of 0 bytes and of 1 MiB are answered", expect=SEVEN, look="frame.h",
+       hint="the limits themselves are allowed")
+def limits(stage):
+    """The shortest and the longest."""
+    client = stage.start().connect()
+    client.roundtrip(b"")
+    client.roundtrip(bytes(range(256)) * (MIB // 256))
+    client.half_close()
+    client.expect_end()
+
+
+@probe(row=20, title="memory follows what has come, not what was claimed", expect=SEVEN,
+       look="/proc/PID/status: VmHWM", hint="do not allocate the length of a header")
+def claimed(stage):
+    """200 headers claim 1 MiB each, and nothing follows until the deadline."""
+    server = stage.start("--idle-ms", 500, "--tick-ms", 50)
+    server.connect().roundtrip()
+    before = kernel.memory_kib(server.pid)
+    clients = [server.connect() for _ in range(200)]
+    for client in clients:
+        client.send(b"EVLP" + struct.pack("!I", MIB) + b"x")
+    for client in clients:
+        client.expect_end("a header that claims 1 MiB, and a byte")
+    grown = kernel.memory_kib(server.pid, "VmHWM") - before
+    if grown > 20 * KIB:
+        raise Fail(f"{grown:,} KiB more memory", expected="less than 20 MiB for 200 clients",
+                   sent="200 headers, each of which claims 1 MiB")
