@@ -42,6 +42,11 @@ $(B)/unit: LDLIBS += -lgtest -lgtest_main @tests/unit/link.opts
 $(B)/unit: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/unit/*.cpp)) $(loop)
 	$(link)
 
+# The loop on a kernel in miniature: the linker puts it in the place of the real calls.
+$(B)/sim: LDLIBS += @tests/sim/link.opts
+$(B)/sim: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/sim/*.cpp)) $(loop)
+	$(link)
+
 # A library to preload, so no sanitizer: it would have to be loaded before this one.
 $(B)/shim.so: tests/shim.cpp Makefile
 	@mkdir -p $(@D)
@@ -71,6 +76,9 @@ check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own serv
 	@$(if $(SERVER),,$(MAKE) --no-print-directory -s $(B)/$(call stage,$*) $(B)/shim.so)
 	@$(PYTHON) tests/check.py $* --build $(B) $(if $(SERVER),--server $(SERVER))
 
+break-%: $(B)/shim.so  ## break-N: what each load-bearing line of stage N is for: who notices when it is gone
+	@$(PYTHON) tests/break.py $* --build $(B)
+
 trace-%: all  ## trace-N: a picture of stage N: its system calls while three clients come and talk
 	@$(PYTHON) tests/trace.py $* --build $(B)
 
@@ -82,7 +90,7 @@ matrix: all $(B)/shim.so  ## every probe against every stage
 compare: all $(B)/shim.so  ## bytes, throughput, latency, CPU and calls of all stages; FULL=1: more
 	@$(PYTHON) tests/load.py --build $(B) $(if $(FULL),--full)
 
-test: all $(B)/unit $(B)/shim.so  ## all tests
+test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
 	@$(PYTHON) tests/run.py --build $(B)
 
 lint:  ## formatting, static analysis, and whether the prose shows the code as it is

@@ -74,6 +74,7 @@ void Conn::write(std::string_view bytes) {
     try {
         out_.append(bytes);
     } catch (const std::bad_alloc&) {
+        cut_ = true;  // the kernel may have the first part
         fail(ENOMEM);
     }
 }
@@ -166,11 +167,13 @@ void Conn::offer_again() {
     tidy();
 }
 
-// The peer receives no more. What it has sent before can still be read, so this is not the end yet.
+// Nothing more can be sent. What the peer has sent before can still be read, so this is not the end
+// yet; shutdown() sees to it that it comes behind that, whatever the error was.
 void Conn::lost(int error) {
     if (error_ == 0) error_ = error;
-    broken_ = true;
+    broken_ = cut_ = true;
     out_.clear();
+    shutdown(fd(), SHUT_RD);
 }
 
 // How many of `bytes` the kernel has taken. All of them are done with if the connection is broken.
@@ -591,7 +594,7 @@ void Loop::destroy(Conn& conn) {
     // close() alone takes it out of the list only with the last copy of the descriptor, and a
     // process that was forked just now may have one (epoll(7), Q6).
     set_interest(conn, 0);
-    if (conn.out_.empty() && conn.error_ != ENOMEM) return;
+    if (conn.out_.empty() && !conn.cut_) return;
     linger reset{.l_onoff = 1, .l_linger = 0};  // else a cut stream would look like a whole one
     setsockopt(conn.fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 }

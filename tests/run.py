@@ -21,6 +21,7 @@ def suites(build):
     return [
         ("prose", PYTHON + ["tests/prose.py"]),
         ("unit", [f"{build}/unit", "--gtest_brief=1"]),
+        ("sim", [f"{build}/sim"]),
         ("matrix", PYTHON + ["tests/matrix.py", "--build", build]),
         ("twins", PYTHON + ["tests/break.py", "--build", build]),
         ("scripts", PYTHON + ["-m", "unittest", "discover", "-s", "tests", "-v"]),

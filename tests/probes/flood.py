@@ -18,7 +18,8 @@ class Flood:
         before = self.sent
         while self.sent < self.total and self.sent - before < most:
             at = self.sent % len(BLOCK)
-            count = self.client.try_send(memoryview(BLOCK)[at:at + 256 * 1024])
+            piece = min(256 * KIB, self.total - self.sent)
+            count = self.client.try_send(memoryview(BLOCK)[at:at + piece])
             if not count:
                 break
             self.sent += count

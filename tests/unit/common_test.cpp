@@ -114,7 +114,8 @@ TEST(AddressTest, IsWrittenAsItIsRead) {
 }
 
 TEST(AddressTest, NamesAndNonsenseAreNoAddress) {
-    for (const char* host : {"localhost", "example.org", "", "127.0.0.1.1", "256.0.0.1", "::g", "1 "})
+    for (const char* host :
+         {"localhost", "example.org", "", "127.0.0.1.1", "256.0.0.1", "::g", "1 "})
         EXPECT_FALSE(parse_address(host, 1)) << host;
 }
 

@@ -448,7 +448,8 @@ TEST_F(ConnTest, OneRecvPerConnectionAndTurn) {
     EXPECT_LE(largest, 64u << 10);
 }
 
-// One client has sent 4 MB, another a byte, before the loop looks. The other is served in this turn.
+// One client has sent 4 MB, another a byte, before the loop looks. The other is served in this
+// turn.
 TEST_F(ConnTest, AFastSenderDelaysOthersByOneTurn) {
     Client& fast = accepted_client();
     Client& slow = accepted_client();

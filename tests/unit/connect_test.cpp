@@ -36,7 +36,8 @@ TEST_F(ConnectTest, IsReportedOnceAndThenLikeAnyOther) {
         EXPECT_TRUE(rests());
         real::send(peer.get(), "ping", 4, 0);
         char room[10];
-        EXPECT_TRUE(turn_until([&] { return real::recv(peer.get(), room, 10, MSG_DONTWAIT) == 4; }));
+        EXPECT_TRUE(
+            turn_until([&] { return real::recv(peer.get(), room, 10, MSG_DONTWAIT) == 4; }));
         peer = Fd{};
         EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
         EXPECT_EQ(hooks.connected, 1);

@@ -186,8 +186,7 @@ TEST_F(AllocationTest, ListenThatFailsLeavesNothingBehind) {
             FailAllocation fail(k);
             try {
                 loop().listen(std::move(listener));
-            } catch (const std::bad_alloc&) {
-            }
+            } catch (const std::bad_alloc&) {}
             failed = fail.has_failed();
         }
         EXPECT_EQ(fcntl(number, F_GETFD) == -1, failed) << "k = " << k;
@@ -209,8 +208,7 @@ TEST_F(AllocationTest, AddFdThatFailsLeavesNothingBehind) {
             FailAllocation fail(k);
             try {
                 loop().add_fd(high.get(), EPOLLIN);
-            } catch (const std::bad_alloc&) {
-            }
+            } catch (const std::bad_alloc&) {}
             failed = fail.has_failed();
         }
         EXPECT_NE(fcntl(high.get(), F_GETFD), -1);
@@ -233,8 +231,7 @@ TEST_F(AllocationTest, AWriteThatIsCutShortEndsInAReset) {
         FailAllocation fail(0);
         try {
             last_conn()->write(reply);
-        } catch (const std::bad_alloc&) {
-        }
+        } catch (const std::bad_alloc&) {}
         last_conn()->write("the next message");
     };
     pass(1000ms);
@@ -347,8 +344,7 @@ TEST_F(MemoryTest, TenThousandIdleConnectionsAreCheap) {
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
     int count = std::min<int>(wanted, static_cast<int>(limit.rlim_cur) - 100);
-    if (count < wanted)
-        std::printf("[  NOTE    ] ulimit -Hn allows only %d connections\n", count);
+    if (count < wanted) std::printf("[  NOTE    ] ulimit -Hn allows only %d connections\n", count);
 
     hooks.accept = [](Conn&) { return true; };
     std::size_t per_book = 0;  // our own bookkeeping, hooks.open

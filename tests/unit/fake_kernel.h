@@ -1,8 +1,8 @@
 // fake_kernel.h: the system calls of the loop, with a place to stand between the two.
 //
 // The library is the production object, untouched. The linker sends its calls here (link.opts:
-// --wrap=recv turns recv() into __wrap_recv(), and __real_recv() is what recv() was). Each call goes
-// on to the kernel, unless a test has put a function of its own in the way.
+// --wrap=recv turns recv() into __wrap_recv(), and __real_recv() is what recv() was). Each call
+// goes on to the kernel, unless a test has put a function of its own in the way.
 
 #pragma once
 
