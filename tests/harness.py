@@ -248,7 +248,8 @@ class Server:
             return any(call and call[0] in kernel.SENDING and call[1][0] == 1 for call in calls)
 
         try:
-            wait_for(lambda: writes() or self._silent_but_listening() or self.exited(), "", None, 10)
+            wait_for(lambda: writes() or self._silent_but_listening() or self.exited(), "",
+                     failsafe=10)
         except Fail:
             pass  # what is wrong with it will be said elsewhere
         self.early = writes() and not kernel.listening_ports(kernel.socket_inodes(self.pid))
@@ -727,8 +728,8 @@ def run_probe(the_probe, stage):
     except Fail as fail:
         return verdict("F", "", fail.seen, fail.expected, fail.sent)
     except Gone as gone:
-        return verdict("F", "", f"the connection ended ({gone.how}); {stage.servers[-1].describe()}",
-                       "the connection lasts")
+        return verdict("F", "", f"the connection ended ({gone.how}); "
+                                f"{stage.servers[-1].describe()}", "the connection lasts")
     except Exception as error:  # a fault of the probe itself must be seen, too
         line = error.__traceback__
         while line.tb_next:

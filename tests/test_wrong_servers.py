@@ -193,7 +193,7 @@ class RightServers(ReadersServer):
     def test_one_at_a_time_reaches_stage_1(self):
         status, output = self.check(script(ONE_AT_A_TIME), "0,1,2,5,6,7,8,9,12,15,17,18,19")
         self.assertEqual(status, 0, output)
-        self.assertIn("has reached stage 1: 01-blocking", output)
+        self.assertIn("has reached stage 1: 01-blocking, as far", output)
 
     def test_asyncio_is_better_than_stage_4_asks(self):
         text = script(MANY_AT_ONCE, reply="writer.write(data)")
