@@ -18,7 +18,7 @@ stage = $(or $(filter 0$(1)-%,$(stages)),$(error there is no stage $(1): N is 1 
 previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1) has none before it))
 
 .DEFAULT_GOAL := all
-.PHONY: all help test lint format prose matrix compare clean
+.PHONY: all help test lint format prose matrix compare peers fuzz soak patches clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/load  ## build everything
 
@@ -89,6 +89,18 @@ matrix: all $(B)/shim.so  ## every probe against every stage
 
 compare: all $(B)/shim.so  ## bytes, throughput, latency, CPU and calls of all stages; FULL=1: more
 	@$(PYTHON) tests/load.py --build $(B) $(if $(FULL),--full)
+
+peers: all  ## stage 7 beside the same echo on libevent, libuv, libev, Asio and no library at all
+	@$(PYTHON) tests/peers.py --build $(B)
+
+fuzz:  ## coverage-guided fuzzing of frames and of stage 7, for MINUTES=10
+	@$(PYTHON) tests/fuzz.py --minutes $(or $(MINUTES),10)
+
+soak: all  ## random clients from a seed against every stage, for MINUTES=2
+	@$(PYTHON) tests/soak.py --build $(B) --minutes $(or $(MINUTES),2)
+
+patches:  ## take each promise of the library away, and see the test that catches it
+	@$(PYTHON) tests/patches.py
 
 test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
 	@$(PYTHON) tests/run.py --build $(B)
