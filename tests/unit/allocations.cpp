@@ -5,7 +5,7 @@
 #include <malloc.h>
 #include <new>
 
-thread_local Allocations allocations;
+constinit thread_local Allocations allocations;
 
 namespace {
 

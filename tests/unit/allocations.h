@@ -10,7 +10,7 @@ struct Allocations {
     long until_failure = -1;  // this many more succeed, then one fails; -1: none fails
 };
 
-extern thread_local Allocations allocations;
+extern constinit thread_local Allocations allocations;
 
 std::size_t bytes_allocated();  // by operator new, with the allocator's rounding, and not freed
 
