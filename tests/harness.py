@@ -165,6 +165,7 @@ def wait_for(condition, what, server=None, failsafe=FAILSAFE, spin_ms=SPIN_MS):
 # Servers
 
 _libc = ctypes.CDLL(None, use_errno=True)
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -467,6 +468,7 @@ class Client:
         if sndbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
         if source:
+            self.sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             self.sock.bind((source, 0))
         self.sock.settimeout(FAILSAFE)
         self.lost = ""  # the server had closed it when connect() returned

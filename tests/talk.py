@@ -73,12 +73,15 @@ def talk(server, frames):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("port", type=int, help="900N for stage N")
+    where = arguments.add_mutually_exclusive_group(required=True)
+    where.add_argument("port", type=int, nargs="?", help="900N for stage N")
+    where.add_argument("--stage", type=int, choices=range(1, 8), help="on its usual port")
     arguments.add_argument("--host", default="127.0.0.1")
     kind = arguments.add_mutually_exclusive_group()
     kind.add_argument("--frames", action="store_true", help="talk frames (default on port 9007)")
     kind.add_argument("--raw", action="store_true", help="talk plain lines")
     options = arguments.parse_args()
+    options.port = options.port or 9000 + options.stage
     frames = options.frames or (options.port == 9007 and not options.raw)
     try:
         with socket.create_connection((options.host, options.port), timeout=5) as server:
@@ -90,6 +93,6 @@ def main():
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main() or 0)
     except KeyboardInterrupt:
         sys.exit(130)

