@@ -76,6 +76,9 @@ check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own serv
 	@$(if $(SERVER),,$(MAKE) --no-print-directory -s $(B)/$(call stage,$*) $(B)/shim.so)
 	@$(PYTHON) tests/check.py $* --build $(B) $(if $(SERVER),--server $(SERVER))
 
+break-%: $(B)/shim.so  ## break-N: what each load-bearing line of stage N is for: who notices when it is gone
+	@$(PYTHON) tests/break.py $* --build $(B)
+
 trace-%: all  ## trace-N: a picture of stage N: its system calls while three clients come and talk
 	@$(PYTHON) tests/trace.py $* --build $(B)
 

@@ -173,11 +173,13 @@ void Conn::offer_again() {
     tidy();
 }
 
-// The peer receives no more. What it has sent before can still be read, so this is not the end yet.
+// Nothing more can be sent. What the peer has sent before can still be read, so this is not the end
+// yet; shutdown() sees to it that it comes behind that, whatever the error was.
 void Conn::lost(int error) {
     if (error_ == 0) error_ = error;
-    broken_ = true;
+    broken_ = cut_ = true;
     out_.clear();
+    shutdown(fd(), SHUT_RD);
 }
 
 // How many of `bytes` the kernel has taken. All of them are done with if the connection is broken.

@@ -187,8 +187,8 @@ private:
     bool paused_ = false;  // between the high-water mark and the low one
     bool eof_ = false;  // the peer sends no more
     bool drained_ = false;  // stop(): what had come by then is read
-    bool cut_ = false;  // there was no memory for the rest of a write()
-    bool broken_ = false;  // the peer receives no more
+    bool cut_ = false;  // not all that was written has been sent, nor will be
+    bool broken_ = false;  // nothing more can be sent
     bool closing_ = false;  // over once out_ is empty
     bool shut_ = false;  // our FIN is on its way; we wait for that of the peer
     bool progressed_ = true;  // in this turn: the deadline is counted anew

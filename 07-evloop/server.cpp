@@ -18,6 +18,7 @@
 #include <csignal>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <system_error>
 #include <thread>
 
 // A payload that begins "sleep 500 " is work for 500 ms, at most 10 s. Any other is none: 0.
@@ -129,7 +130,7 @@ Fd stop_signals() {
     return Fd{check(signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC), "signalfd")};
 }
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
     int threads = 1, idle = 60'000, tick = 1'000, drain = 5'000;
     Options options =
         parse_options(argc, argv, "07-evloop", 9007,
@@ -155,4 +156,7 @@ int main(int argc, char** argv) {
     std::vector<std::jthread> others;
     for (int i = 1; i < threads; ++i) others.emplace_back([&, i] { servers[i]->loop().run(); });
     servers[0]->loop().run();
+} catch (const std::system_error& error) {  // the kernel has no descriptor for a loop
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
 }

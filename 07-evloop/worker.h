@@ -25,14 +25,13 @@ struct Job {
 // Does one job after the other. The sleep stands for a query, a file, a computation.
 class Worker {
 public:
-    Worker() : thread_([this] { work(); }) {}
     ~Worker() {
         {
             std::lock_guard lock(mutex_);
             ending_ = true;
         }
         changed_.notify_one();
-        thread_.join();
+        if (thread_.joinable()) thread_.join();
     }
 
     int fd() const { return event_.get(); }  // readable when finished() has something
@@ -42,6 +41,9 @@ public:
             std::lock_guard lock(mutex_);
             jobs_.push_back(std::move(job));
         }
+        // Not before there is a job: in a process with a second thread, every call that names a
+        // descriptor also has to hold on to the file, lest that thread close it meanwhile.
+        if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
         changed_.notify_one();
     }
 
@@ -73,5 +75,5 @@ private:
     std::deque<Job> jobs_;  // guarded by mutex_, as are the next two
     std::vector<Job> done_;
     bool ending_ = false;
-    std::thread thread_;  // last: it uses all of the above
+    std::thread thread_;  // uses all of the above; runs from the first job on
 };

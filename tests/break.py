@@ -8,9 +8,9 @@ says in its head what a user would see and which row of the matrix turns:
     Row: 14
     Seen: now and then the end of a long answer is missing.
 
-This script builds the twins and runs those probes on them. `make break-N` shows one stage; with
---check it is part of `make test`: each patch applies, each named row turns, and row 0, which only
-asks for an echo, does not (a twin that does not even start proves nothing).
+This script builds the twins and runs those probes on them. `make break-N` shows one stage, `make
+test` all of them: each patch must apply, each named row must turn, and row 0, which only asks for an
+echo, must not (a twin that does not even start proves nothing).
 """
 
 import argparse
@@ -19,12 +19,12 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import textwrap
 
 import harness
 import probes
+import runner
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c++20", "-O1", "-I.", "-pthread"]
@@ -44,7 +44,7 @@ class Twin:
 
     def build(self, place):
         """Apply the patch to a copy of the stage and compile it. Returns the program, or raises."""
-        copy = pathlib.Path(place) / self.path.stem
+        copy = pathlib.Path(place) / f"{self.stage}-{self.path.stem}"
         for part in (self.folder, "common"):
             shutil.copytree(ROOT / part, copy / part)
         step(["git", "apply", "--unsafe-paths", "-p1", str(self.path)], copy)
@@ -120,4 +120,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runner.main(main)

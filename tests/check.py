@@ -52,12 +52,18 @@ def indented(name, text):
                          subsequent_indent=" " * 14) + "\n"
 
 
-def reached(results):
-    """The highest stage whose every expectation these (probe, verdict) pairs meet, or 0."""
+def reached(results, rows):
+    """The highest stage whose every expectation these (probe, verdict) pairs meet, or 0.
+
+    A stage counts only if all its probes (of the chosen rows) were run.
+    """
+    verdicts = dict(results)
+
     def meets(number):
-        asked = [(p, v) for p, v in results if p.expect[number] != "-"]
-        return asked and all(v.outcome == "P" or not harness.judge(p, number, v)
-                             for p, v in asked)
+        asked = harness.probes(rows, number)
+        return asked and all(
+            p in verdicts and (verdicts[p].outcome == "P"
+                               or not harness.judge(p, number, verdicts[p])) for p in asked)
 
     return max((number for number in harness.STAGES if meets(number)), default=0)
 
@@ -97,16 +103,17 @@ def show(probe, number, verdict, own):
         print(indented("note", note), end="")
 
 
-def summary(number, results, own):
+def summary(number, results, rows, own):
     """The last lines."""
     passed = sum(describe(p, number, v, own)[1] for p, v in results.items())
     failed = len(results) - passed
     if own:
         print(f"\n{harness.STAGES[number]}: everything as its chapter says" if not failed else "")
     else:
-        stage = reached(list(results.items()))
+        stage = reached(list(results.items()), rows)
         print("\nThis server has reached " +
-              (f"stage {stage}: {harness.STAGES[stage]}." if stage else "no stage yet.") +
+              (f"stage {stage}: {harness.STAGES[stage]}" if stage else "no stage yet") +
+              (", as far as these rows show." if rows else ".") +
               (f" Next: make check-{stage + 1} SERVER=..." if not failed and stage < 7 else ""))
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
@@ -132,7 +139,7 @@ def main():
     probes.load()
     rows = {int(row) for row in options.rows.split(",")} if options.rows else None
     results = run(options.stage, rows, command, options.build)
-    return summary(options.stage, results, command is None)
+    return summary(options.stage, results, rows, command is None)
 
 
 if __name__ == "__main__":

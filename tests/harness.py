@@ -248,7 +248,8 @@ class Server:
             return any(call and call[0] in kernel.SENDING and call[1][0] == 1 for call in calls)
 
         try:
-            wait_for(lambda: writes() or self._silent_but_listening() or self.exited(), "", None, 10)
+            wait_for(lambda: writes() or self._silent_but_listening() or self.exited(), "",
+                     failsafe=10)
         except Fail:
             pass  # what is wrong with it will be said elsewhere
         self.early = writes() and not kernel.listening_ports(kernel.socket_inodes(self.pid))
@@ -422,11 +423,18 @@ class Server:
             os.close(self.out)
             self.out = -1
 
+    def come_to_rest(self):
+        """A process that dies closes its sockets first. Wait until it is asleep, or has ended."""
+        end = time.monotonic() + 3
+        while not (self.exited() or self.asleep()) and time.monotonic() < end:
+            time.sleep(0.001)  # one that spins will do neither, and is described as running
+
     def check_alive(self):
         """Fail if it has ended although the probe did not end it, or if a sanitizer spoke."""
+        self.come_to_rest()
         if self.exited() and not self.ending:
             raise Fail(f"{self.describe()}. {self.last_words()}",
-                       expected="no client's behaviour ends the server")
+                       expected="the server lives on, whatever its clients do")
         found = re.search(r".*(Sanitizer|runtime error).*", self.stderr())
         if found:
             raise Fail(found.group(0), expected="no finding of a sanitizer")
@@ -525,12 +533,13 @@ class Client:
             try:
                 count = self.try_send(view)
             except Gone as gone:
+                self.server.come_to_rest()
                 raise Fail(f"{gone.how} when {len(data) - len(view):,} bytes were sent; "
                            f"{self.server.describe()}", sent=show(data),
                            expected="the server reads all of it") from None
             view = view[count:]
             if view and not count:
-                self.wait(writing=True, what="the server reads on", sent=data)
+                self.wait(reading=False, writing=True, what="the server reads on", sent=data)
 
     def half_close(self):
         """Finish sending (FIN), and go on reading."""
@@ -567,6 +576,7 @@ class Client:
             try:
                 data = self.try_receive(min(len(expected) - len(got), MIB))
             except Gone as gone:
+                self.server.come_to_rest()
                 raise Fail(f"{gone.how}: {difference(expected, bytes(got))}; "
                            f"{self.server.describe()}", expected=show(expected),
                            sent=show(sent)) from None
@@ -597,10 +607,10 @@ class Client:
         self.send(frame(payload))
         self.expect(frame(payload))
 
-    def wait(self, writing=False, what="", sent="", so_far=""):
+    def wait(self, reading=True, writing=False, what="", sent="", so_far=""):
         """Wait until the socket is ready. Fails as soon as it is certain that it never will be."""
         poll = select.poll()
-        poll.register(self.sock, select.POLLOUT if writing else select.POLLIN)
+        poll.register(self.sock, select.POLLIN * reading | select.POLLOUT * writing)
         end, still = time.monotonic() + FAILSAFE, Stillness(self)
         spin_ms = self.server.cpu_ms() + SPIN_MS
         while not poll.poll(200):
@@ -671,15 +681,22 @@ class Stage:
         """Something to show beside the verdict."""
         self.notes.append(text)
 
-    def finish(self):
+    def finish(self, sent=""):
         """After the probe: is everything alive that should be?"""
         for server in self.servers:
-            server.check_alive()
+            try:
+                server.check_alive()
+            except Fail as fail:
+                fail.sent = sent
+                raise
 
     def stop(self):
-        """End all servers."""
+        """End all servers, and close what was opened for them."""
         for server in self.servers:
             server.kill()
+            server.stderr_file.close()
+            for client in server.clients:
+                client.sock.close()
 
 
 def run_probe(the_probe, stage):
@@ -693,19 +710,26 @@ def run_probe(the_probe, stage):
     try:
         try:
             the_probe.run(stage)
-        finally:
-            if not isinstance(sys.exc_info()[1], (KeyboardInterrupt, SystemExit)):
-                stage.finish()
+        except NoStart:
+            raise
+        except Fail as fail:
+            stage.finish(fail.sent)  # a server that has died explains everything else
+            raise
+        stage.finish()
         return verdict("P")
     except Lesson as lesson:
+        try:
+            stage.finish()
+        except Fail as fail:
+            return verdict("F", "", fail.seen, fail.expected)
         return verdict("L", lesson.kind, lesson.seen)
     except NoStart as fail:
         return verdict("F", "no start", fail.seen, fail.expected, fail.sent)
     except Fail as fail:
         return verdict("F", "", fail.seen, fail.expected, fail.sent)
     except Gone as gone:
-        return verdict("F", "", f"the connection ended ({gone.how}); {stage.servers[-1].describe()}",
-                       "the connection lasts")
+        return verdict("F", "", f"the connection ended ({gone.how}); "
+                                f"{stage.servers[-1].describe()}", "the connection lasts")
     except Exception as error:  # a fault of the probe itself must be seen, too
         line = error.__traceback__
         while line.tb_next:

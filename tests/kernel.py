@@ -223,6 +223,8 @@ class SocketDiagnosis:
             if code == errno.ENOENT:
                 return None
             raise OSError(code, os.strerror(code))
+        if answer[16 + 1] == LISTEN:
+            return None  # the connection is gone, and the kernel has found who would take another
         # struct inet_diag_msg: 4 bytes, 48 of addresses, then expires, rqueue, wqueue, uid, inode
         unread, unsent, _, inode = struct.unpack_from("=IIII", answer, 16 + 4 + 48 + 4)
         return Sock(answer[16 + 1], unread, unsent, inode)

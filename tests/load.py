@@ -70,9 +70,9 @@ class Scenario:
         if o["idle"]:
             title += f", among {o['idle']:,} idle"
         if o["bulk"]:
-            title += f", beside {o['bulk']} that sends 64 KiB frames without a pause"
+            title += f", beside {o['bulk']} that never pauses (64 KiB frames)"
         if o["rate"]:
-            title += f", {o['rate']:,} a second in all (open loop)"
+            title += f", {o['rate']:,} a second (open loop)"
         return title
 
 
@@ -99,8 +99,7 @@ SCENARIOS = (
     Scenario("churn", "churn", {"churn": 10}, 500),
     Scenario("rate", "rate", {"connections": 100, "rate": 10000}, 2000, ms=1000, full=True),
     Scenario("alone", "alone", {"rate": 1000}, 300, ms=1000, full=True),
-    Scenario("beside", "beside", {"rate": 1000, "bulk": 1, "bulk-in-flight": 64}, 300, ms=1000,
-             full=True),
+    Scenario("beside", "beside", {"rate": 1000, "bulk": 1}, 300, ms=1000, full=True),
 )
 WAKES = tuple(s.key for s in SCENARIOS if s.key.startswith("wake"))
 
@@ -335,7 +334,12 @@ class Comparison:
 
     def slice(self, session, stage, scenario):
         """One sample. False if there is none, and the session is of no use any more."""
-        result = session.run({**scenario.options, "ms": scenario.ms})
+        for longer in (1, 4, 16):  # on a machine so busy that not one echo came
+            result = session.run({**scenario.options, "ms": scenario.ms * longer})
+            if result["why"] or result["messages"]:
+                break
+        if not result["why"] and not result["messages"]:
+            result["why"] = "not one echo in time"
         if result["why"]:
             self.failed[stage, scenario.key] = result["why"]
             self.broken |= result["why"] == WRONG
@@ -443,12 +447,20 @@ def frame(payload):
     return b"EVLP" + struct.pack(">I", len(payload)) + payload
 
 
+def connect(port):
+    """A client with a small receive buffer: the kernel's default would take megabytes."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    client.connect(("127.0.0.1", port))
+    client.setblocking(False)
+    return client
+
+
 class SlowReader:
     """A client that sends all it can and reads 16 KiB every 20 ms, on a thread of its own."""
 
     def __init__(self, port):
-        self.socket = socket.create_connection(("127.0.0.1", port))
-        self.socket.setblocking(False)
+        self.socket = connect(port)
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.run)
         self.received = 0
@@ -492,16 +504,13 @@ def beside_slow_reader(stage):
                 "slow": slow.ended or f"{slow.received} bytes", "said": session.server.said()}
 
 
-def stalled_memory(stage, clients=50, most=4 << 20):
+def stalled_memory(stage, clients=50, most=12 << 20):
     """Bytes of memory per client that sends and never reads, and whether others are served."""
     data = memoryview(frame(bytes(65528)) * (most >> 16))
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(Session(command_of(stage)))
         before = session.server.rss()
-        sockets = [stack.enter_context(socket.create_connection(("127.0.0.1", session.server.port)))
-                   for _ in range(clients)]
-        for s in sockets:
-            s.setblocking(False)
+        sockets = [stack.enter_context(connect(session.server.port)) for _ in range(clients)]
         sent, lost = push(sockets, data)
         result = session.run({"count": 100})
         return {"clients": clients, "bytes": (session.server.rss() - before) / clients,
@@ -634,7 +643,7 @@ def extra_tables(comparison):
 
 def print_tables(comparison):
     """All of it, in the terminal."""
-    print("CPU us, calls: of the server, per message. +-: spread over the rounds. MiB: its memory.\n"
+    print("CPU us, calls: of the server, per message. +-: spread of the rounds. MiB: its memory.\n"
           "change: of the value before it against the stage above; = is less than what varies.\n")
     for scenario in comparison.scenarios:
         if scenario.key not in WAKES:

@@ -18,6 +18,10 @@ A chapter marks a place, and this script fills it:
     ... what the command prints; only for commands that print the same each time ...
     ```
 
+    <!-- twins 4 -->
+    ... what stage 4's broken twins are, from the heads of the patches in its break/ ...
+    <!-- /twins -->
+
 `make prose` writes, `make lint` and `make test` check. Links inside the repository are checked too.
 """
 
@@ -30,6 +34,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- (code|diff|output) (.+?) -->\n```\w*\n)(.*?)(^```$)", re.M | re.S)
+TWINS = re.compile(r"(<!-- twins (\d) -->\n).*?(<!-- /twins -->)", re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -81,6 +86,15 @@ def output(argument):
     return [line.rstrip() for line in done.stdout.splitlines()]
 
 
+def twins(number):
+    """A table of a stage's broken twins."""
+    lines = ["| without | a user sees | caught by |", "|---|---|---|"]
+    for path in sorted(ROOT.glob(f"0{number}-*/break/*.patch")):
+        head = dict(re.findall(r"^(Break|Row|Seen): (.*)", path.read_text(), re.M))
+        lines.append(f"| {head['Break']} | {head['Seen']} | row {head['Row']} |")
+    return "\n".join(lines) + "\n"
+
+
 def filled(text):
     """The chapter's text with every marked block made anew."""
     make = {"code": code, "diff": diff, "output": output}
@@ -89,6 +103,7 @@ def filled(text):
         body = "\n".join(make[match[2]](match[3])) + "\n"
         return match[1] + body + match[5]
 
+    text = TWINS.sub(lambda match: match[1] + twins(match[2]) + match[3], text)
     return BLOCK.sub(fill, text)
 
 

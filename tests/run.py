@@ -6,6 +6,7 @@ exits with 0 when none failed. A suite that says nothing counts as one failure: 
 """
 
 import argparse
+import os
 import pathlib
 import re
 import subprocess
@@ -24,7 +25,7 @@ def suites(build):
         ("sim", [f"{build}/sim"]),
         ("matrix", PYTHON + ["tests/matrix.py", "--build", build]),
         ("twins", PYTHON + ["tests/break.py", "--build", build]),
-        ("scripts", PYTHON + ["-m", "unittest", "discover", "-s", "tests", "-v"]),
+        ("scripts", PYTHON + ["-m", "unittest", "discover", "-s", "tests"]),
     ]
 
 
@@ -42,12 +43,13 @@ def counts(output):
     return None
 
 
-def run(name, command):
+def run(name, command, build):
     """Run one suite, showing what it prints. Returns how many passed and failed."""
     print(f"==== {name}: {' '.join(command)}", flush=True)
     started = time.monotonic()
     lines = []
     process = subprocess.Popen(command, cwd=ROOT, text=True, errors="replace",
+                               env={**os.environ, "BUILD": str(build)},
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         for line in process.stdout:
@@ -75,7 +77,7 @@ def main():
     unknown = set(options.suite) - {name for name, _ in known}
     if unknown:
         arguments.error(f"no suite {', '.join(unknown)}; there are {', '.join(n for n, _ in known)}")
-    results = [run(name, command) for name, command in known
+    results = [run(name, command, options.build) for name, command in known
                if not options.suite or name in options.suite]
     passed, failed = (sum(column) for column in zip(*results))
     print(f"{passed} passed, {failed} failed")

@@ -14,7 +14,6 @@ import mmap
 import os
 import pathlib
 import struct
-import tempfile
 import time
 
 LIBRARY = pathlib.Path(__file__).resolve().parent.parent / "build" / "shim.so"
@@ -59,10 +58,11 @@ class Shim:
         self.library = pathlib.Path(library or os.environ.get("SHIM_LIBRARY") or LIBRARY)
         if not self.library.exists():
             raise FileNotFoundError(f"{self.library} is missing: make build/shim.so")
-        self.file = tempfile.NamedTemporaryFile(prefix="shim-")
+        # A file without a name: nothing stays behind, however this process ends.
+        self.file = os.memfd_create("shim")
         size = HEADER.size + len(CALLS) * COUNTER.size
-        self.file.truncate(size)
-        self.memory = mmap.mmap(self.file.fileno(), size)
+        os.truncate(self.file, size)
+        self.memory = mmap.mmap(self.file, size)
 
     def __enter__(self):
         return self
@@ -73,14 +73,14 @@ class Shim:
     def close(self):
         """Forget the counters. The server may still be running."""
         self.memory.close()
-        self.file.close()
+        os.close(self.file)
 
     def variables(self):
         """The environment variables that put a server under the shim."""
         return {
             "LD_PRELOAD": str(self.library),
             "SHIM": self.rules,
-            "SHIM_COUNTERS": self.file.name,
+            "SHIM_COUNTERS": f"/proc/{os.getpid()}/fd/{self.file}",
             # A server built with -fsanitize=address wants its own library to be the first.
             "ASAN_OPTIONS": "verify_asan_link_order=0:" + os.environ.get("ASAN_OPTIONS", ""),
         }

@@ -18,6 +18,7 @@ import textwrap
 import threading
 import time
 import unittest
+import xml.etree.ElementTree
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import load  # pylint: disable=wrong-import-position
@@ -276,11 +277,14 @@ class Arithmetic(unittest.TestCase):
         titles = {s.key: s.title for s in load.SCENARIOS}
         self.assertEqual(titles["c1"], "1 connection, 64 B frames")
         self.assertEqual(titles["bulk"], "10 connections, 64 KiB frames")
+        self.assertLessEqual(max(map(len, titles.values())), 100)
         self.assertEqual(titles["idle10000"], "100 connections, 64 B frames, among 10,000 idle")
 
 
 class Script(unittest.TestCase):
     """tests/load.py as a whole, on the real stages."""
+
+    charts = {}  # of the last run: {name: root element}
 
     def run_script(self, *options):
         """Returns what has ended, and its JSON."""
@@ -288,12 +292,17 @@ class Script(unittest.TestCase):
             path = pathlib.Path(folder) / "out.json"
             done = subprocess.run([sys.executable, SCRIPT, "--quick", "--json", path, *options],
                                   capture_output=True, text=True, check=False, timeout=300)
+            self.charts = {chart.stem: xml.etree.ElementTree.parse(chart).getroot()
+                           for chart in pathlib.Path(folder).glob("*.svg")}
             return done, json.loads(path.read_text("utf-8")) if path.exists() else None
 
     def test_quick(self):
         """All stages and scenarios: every cell is a number, or says why there is none."""
-        done, data = self.run_script("--no-charts")
+        done, data = self.run_script()
         self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(set(self.charts), {"idle-curve", "throughput", "latency", "cost"})
+        for name, chart in self.charts.items():
+            self.assertIn("07-evloop", "".join(chart.itertext()), name)
         self.assertEqual(data["stages"], list(load.STAGES))
         for scenario in data["scenarios"]:
             self.assertEqual(list(scenario["results"]), list(load.STAGES))

@@ -164,9 +164,17 @@ class Client:
 
     def __init__(self, run):
         self.run = run
-        self.socket = socket.create_connection(run.address, FAILSAFE)
         self.dropped = False
         self.helps = False
+        self.socket = socket.socket()
+        self.socket.settimeout(FAILSAFE)
+        try:
+            self.socket.connect(run.address)
+        except ConnectionResetError:  # accepted and dropped before connect() could return
+            self.dropped = True
+        except OSError:
+            self.socket.close()
+            raise
 
     def receive(self, wanted):
         """Read until `wanted` is there. Drops are noted; a wrong byte is an error."""

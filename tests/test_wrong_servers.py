@@ -1,109 +1,215 @@
-"""Tests of the tests: check.py catches every wrong server, for the right reason, and no right one."""
+"""Tests of the tests: servers that are wrong in one way each, and what check.py says of them.
+
+They are small programs in Python, run as a reader's own server is: only by --port and the line.
+"""
 
 import os
-import pathlib
 import subprocess
 import sys
 import tempfile
+import textwrap
 import unittest
 
-import harness
+TESTS = os.path.dirname(os.path.abspath(__file__))
 
-HERE = pathlib.Path(__file__).resolve().parent
+# {on_start}, {reply} and so on are replaced by what makes a server wrong.
+ONE_AT_A_TIME = """\
+    #!{python}
+    import os, signal, socket, sys, time
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    {on_start}
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    {before_line}
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    while True:
+        {before_accept}
+        try:
+            client, _ = listener.accept()
+        except OSError as error:
+            print("accept:", error.strerror, file=sys.stderr, flush=True)
+            time.sleep(0.2)
+            continue
+        total = 0
+        with client:
+            try:
+                while data := client.recv(65536):
+                    total += len(data)
+                    {reply}
+            except OSError:
+                pass
+    """
+
+MANY_AT_ONCE = """\
+    #!{python}
+    import asyncio, sys
+    {on_start}
+    async def serve(reader, writer):
+        try:
+            while data := await reader.read(65536):
+                {reply}
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+    async def main():
+        port = int(sys.argv[sys.argv.index("--port") + 1])
+        server = await asyncio.start_server(serve, "127.0.0.1", port, backlog=4096)
+        print("mine listening on 127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
+        await server.serve_forever()
+    asyncio.run(main())
+    """
 
 
-class WrongServers(unittest.TestCase):
-    """`make check-4 SERVER=...` with a few rows, on one server after the other."""
+def script(text, **parts):
+    """A server as a text, with its parts filled in."""
+    defaults = {"python": sys.executable, "on_start": "pass", "before_line": "pass",
+                "before_accept": "pass", "reply": "client.sendall(data)"}
+    return textwrap.dedent(text).format(**{**defaults, **parts})
+
+
+class ReadersServer(unittest.TestCase):
+    """Each server is written to a file and checked as `make check-N SERVER=file` does."""
 
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = pathlib.Path(folder.name)
+        self.place = tempfile.TemporaryDirectory()
+        self.addCleanup(self.place.cleanup)
 
-    def check(self, name, rows="0,1,5,6", stage=4):
-        """Run check.py on the server of that name."""
-        path = self.folder / name
-        if not path.exists():
-            path.symlink_to(HERE / "wrong_server.py")
-        return self.check_path(str(path), rows, stage)
+    def check(self, text, rows="0", stage=1, mode=0o755):
+        """check.py's exit status and output for a server with this text."""
+        path = os.path.join(self.place.name, "mine")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(path, mode)
+        return self.check_path(path, rows, stage)
 
-    def check_path(self, path, rows="0,1,5,6", stage=4):
-        return subprocess.run(
-            [sys.executable, str(HERE / "check.py"), str(stage), "--server", path, "--rows", rows],
-            capture_output=True, text=True, timeout=10 * harness.FAILSAFE)
+    def check_path(self, path, rows="0", stage=1):
+        """The same for a file that is there, or not."""
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        done = subprocess.run([sys.executable, os.path.join(TESTS, "check.py"), str(stage),
+                               "--server", path, "--rows", rows], text=True, timeout=300,
+                              env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return done.returncode, " ".join(done.stdout.split())
 
-    def caught(self, done, *words):
-        """It failed, and said these words."""
-        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
-        self.assertEqual(done.stderr, "")
-        for word in words:
-            self.assertIn(word, " ".join(done.stdout.split()))
-        self.assertRegex(done.stdout, r"(?m)^\d+ passed, [1-9]\d* failed$")
+    def assert_caught(self, result, *messages):
+        """Not accepted, and each of these was said."""
+        status, output = result
+        self.assertNotEqual(status, 0, output)
+        for message in messages:
+            self.assertIn(message, output)
+        self.assertRegex(output, r"\b[1-9]\d* failed")
 
-    def test_a_right_one_passes(self):
-        done = self.check("right")
-        self.assertEqual(done.returncode, 0, done.stdout)
-        self.assertIn("This server has reached stage", done.stdout)
-        self.assertRegex(done.stdout, r"(?m)^\d+ passed, 0 failed$")
+
+class WrongServers(ReadersServer):
+    """Servers that are wrong in one way are caught, and the right thing is said."""
 
     def test_a_byte_too_many(self):
-        self.caught(self.check("extra-byte"), "bytes are right, then", "too many")
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data + b'!')")
+        self.assert_caught(self.check(text), "byte 0 differs", "received 8 bytes: 21 45 56 4c")
 
-    def test_the_tail_is_missing(self):
-        self.caught(self.check("drops-tail"), "bytes are right, then nothing more came",
-                    "look at:", "hint:")
+    def test_a_byte_too_many_at_the_end(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data + b'!' * (total == 18))")
+        self.assert_caught(self.check(text, "6"), "1 bytes: 21 too many", "then end of file")
 
-    def test_two_bytes_swapped(self):
-        self.caught(self.check("swaps"), "byte 0 differs", "expected 45 56", "received 56 45")
+    def test_drops_the_tail(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data[:1000])")
+        self.assert_caught(self.check(text), "1,000 of 1,043 bytes came",
+                           "nothing more comes", "recvfrom()")
 
-    def test_hangs(self):
-        self.caught(self.check("hangs", "0"), "sleeps in pause()")
+    def test_wrong_byte(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data.replace(b'e', b'E'))")
+        self.assert_caught(self.check(text), "byte 10 differs")
 
-    def test_crash_is_named(self):
-        self.caught(self.check("crashes", "0"), "killed by SIGSEGV")
+    def test_swaps_the_order(self):
+        text = script(ONE_AT_A_TIME,
+                      reply="h = len(data) // 2; client.sendall(data[h:] + data[:h])")
+        self.assert_caught(self.check(text), "byte 0 differs", "expected 8 bytes: 45 56 4c 50")
 
-    def test_exception_is_quoted(self):
-        self.caught(self.check("raises", "0"), "exited with status 1", "something unexpected")
+    def test_hangs_after_some_bytes(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data) if total < 50_000 else None")
+        self.assert_caught(self.check(text, "0,8"), "1 passed, 1 failed", "recvfrom()")
+
+    def test_crashes(self):
+        for name in ("SIGSEGV", "SIGABRT"):
+            text = script(ONE_AT_A_TIME, reply=f"os.kill(os.getpid(), signal.{name})")
+            self.assert_caught(self.check(text), f"the server was killed by {name}")
+
+    def test_ends_with_an_exception(self):
+        text = script(ONE_AT_A_TIME, reply="raise ValueError('no')")
+        self.assert_caught(self.check(text), "exited with status 1", "ValueError: no")
 
     def test_closes_early(self):
-        self.caught(self.check("closes-early", "0,1"), "end of file")
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data); break")
+        self.assert_caught(self.check(text), "the first 0 bytes are right, then nothing more came")
 
-    def test_never_says_where_it_listens(self):
-        self.caught(self.check("silent", "0"), "it listens on port", "flush")
+    def test_never_prints_the_line(self):
+        text = script(ONE_AT_A_TIME).replace("print(\"mine", "str(\"mine")
+        text = text.replace(", flush=True)\nwhile", ")\nwhile")
+        self.assert_caught(self.check(text), "listens on port", "flush stdout", "accept4()")
 
-    def test_says_it_in_other_words(self):
-        self.caught(self.check("wrong-line", "0"), "listening on HOST:PORT", "ready on port")
+    def test_does_not_flush_the_line(self):
+        text = script(ONE_AT_A_TIME).replace(", flush=True)\nwhile", ")\nwhile")
+        self.assert_caught(self.check(text), "listens on port", "flush stdout")
 
-    def test_says_it_too_early(self):
-        self.caught(self.check("too-early", "0"), "Connection refused", "says that it listens")
+    def test_prints_something_else(self):
+        text = script(ONE_AT_A_TIME).replace("mine listening on", "mine is at")
+        self.assert_caught(self.check(text), "the line 'mine is at 127.0.0.1:",
+                           "listening on HOST:PORT")
+
+    def test_prints_the_line_before_it_listens(self):
+        early = "port = port or 23457; print('mine listening on 127.0.0.1:%d' % port, flush=True)"
+        text = script(ONE_AT_A_TIME, on_start=early)
+        self.assert_caught(self.check(text), "does not listen yet", "listen() first")
 
     def test_exits_at_once(self):
-        self.caught(self.check("exits", "0"), "exited with status 1", "I do not feel like it")
+        text = script(ONE_AT_A_TIME, on_start="sys.exit('no such luck')")
+        self.assert_caught(self.check(text), "exited with status 1", "no such luck")
 
-    def test_no_such_file(self):
-        self.caught(self.check_path(str(self.folder / "nothing")), "there is no such file")
+    def test_cannot_be_run(self):
+        self.assert_caught(self.check("no program\n"), "Exec format error", "#!")
+        self.assert_caught(self.check(script(ONE_AT_A_TIME), mode=0o644), "Permission denied")
+        self.assert_caught(self.check_path("/nonexistent/mine"), "no such file")
 
-    def test_not_executable(self):
-        path = self.folder / "plain.txt"
-        path.write_text("#!/bin/sh\n")
-        self.caught(self.check_path(str(path)), "chmod +x")
+    def test_leaks_descriptors(self):
+        text = script(ONE_AT_A_TIME, on_start="kept = []", reply="client.sendall(data); "
+                      "kept.append(client.dup()) if total < 20 else None")
+        self.assert_caught(self.check(text, "9"), "descriptors more than before")
 
-    def test_no_program(self):
-        path = self.folder / "no-program"
-        path.write_text("hello\n")
-        path.chmod(0o755)
-        self.caught(self.check_path(str(path)), "#!/usr/bin/env python3")
+    def test_spins(self):
+        ask_again = "[0 for _ in iter(lambda: bool(select.select([client], [], [], 0)[0]), True)]"
+        text = script(ONE_AT_A_TIME, on_start="import select",
+                      reply="client.sendall(data); " + ask_again)
+        self.assert_caught(self.check(text, "15"), "goes in circles")
 
-    def test_stage_one_is_no_stage_four(self):
-        one = os.path.join(os.environ.get("BUILD", harness.BUILD), "01-blocking")
-        done = self.check_path(one, "1,5")
-        self.caught(done, "it waits", "has reached stage 1: 01-blocking")
+    def test_takes_all_memory(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)").replace("await writer.drain()",
+                                                                        "pass")
+        self.assert_caught(self.check(text, "7", stage=6), "its memory grew by")
 
-    def test_stage_seven_is_more_than_stage_one_asks(self):
-        seven = os.path.join(os.environ.get("BUILD", harness.BUILD), "07-evloop")
-        done = self.check_path(seven, "1,5", stage=1)
-        self.assertEqual(done.returncode, 0, done.stdout)
-        self.assertIn("more than stage 1 asks", done.stdout)
+
+class RightServers(ReadersServer):
+    """Servers that are right reach their stage."""
+
+    def test_one_at_a_time_reaches_stage_1(self):
+        status, output = self.check(script(ONE_AT_A_TIME), "0,1,2,5,6,7,8,9,12,15,17,18,19")
+        self.assertEqual(status, 0, output)
+        self.assertIn("has reached stage 1: 01-blocking, as far", output)
+
+    def test_asyncio_is_better_than_stage_4_asks(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)")
+        status, output = self.check(text, "0,1,2,3,5,6,7,8,9,16,17", stage=4)
+        self.assertEqual(status, 0, output)
+        self.assertIn("more than stage 4 asks", output)
+
+    def test_dual_stack_and_behind_a_wrapper_script(self):
+        inner = os.path.join(self.place.name, "inner")
+        with open(inner, "w", encoding="utf-8") as file:
+            file.write(script(ONE_AT_A_TIME).replace(
+                '("127.0.0.1", port)', '("::", port), family=socket.AF_INET6, dualstack_ipv6=True'
+            ).replace("127.0.0.1:%d", "[::]:%d"))
+        os.chmod(inner, 0o755)
+        status, output = self.check(f"#!/bin/sh\n'{inner}' \"$@\"\n", "0,1,7")
+        self.assertEqual(status, 0, output)
 
 
 if __name__ == "__main__":

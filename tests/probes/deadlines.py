@@ -3,7 +3,7 @@
 import signal
 
 import kernel
-from harness import FAILSAFE, KIB, MIB, Fail, Gone, Lesson, NoStart, frame, probe, wait_for
+from harness import KIB, MIB, Fail, Gone, Lesson, NoStart, frame, probe, wait_for
 from probes.flood import FRAME, Flood
 
 TCP_REPAIR, IPPROTO_TCP = 19, 6  # linux/tcp.h
@@ -168,7 +168,7 @@ def stop_with_queue(stage):
     """They have connected, and asked, before the signal came."""
     server = start_with(stage, "--drain-ms", 20_000)
     server.pause()
-    clients = [server.connect() for _ in range(20)]
+    clients = [server.connect() for _ in range(1000)]
     for client in clients:
         client.send(frame(b"too late?"))
     stop(server)

@@ -1,8 +1,6 @@
 """A client that sends more than it reads, and what may become of it."""
 
-import select
-
-from harness import FAILSAFE, KIB, MIB, Fail, Gone, Lesson, difference, frames, wait_for
+from harness import KIB, MIB, Fail, Gone, Lesson, difference, frames, wait_for
 
 FRAME = 64 * KIB + 8  # bytes of each
 BLOCK = frames(3 * MIB)  # 47 of them, sent again and again
@@ -20,7 +18,8 @@ class Flood:
         before = self.sent
         while self.sent < self.total and self.sent - before < most:
             at = self.sent % len(BLOCK)
-            count = self.client.try_send(memoryview(BLOCK)[at:at + 256 * 1024])
+            piece = min(256 * KIB, self.total - self.sent)
+            count = self.client.try_send(memoryview(BLOCK)[at:at + piece])
             if not count:
                 break
             self.sent += count
@@ -39,12 +38,8 @@ class Flood:
 
     def wait(self, sending):
         """Wait until something can be received or, if `sending`, sent."""
-        poll = select.poll()
-        poll.register(self.client.sock, select.POLLIN | (select.POLLOUT if sending else 0))
-        if not poll.poll(FAILSAFE * 1000):
-            raise Fail(f"after {self.received:,} of {self.sent:,} bytes nothing more comes; "
-                       f"{self.client.server.describe()}", expected="every byte",
-                       sent=f"frames, {self.sent:,} bytes")
+        self.client.wait(writing=sending, what="every byte", sent=f"frames, {self.sent:,} bytes",
+                         so_far=f"{self.received:,} bytes came; ")
 
     def push_until_stuck(self):
         """Send, without reading, until nothing moves: the server sleeps and takes no more."""

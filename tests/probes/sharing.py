@@ -42,7 +42,7 @@ def second_client(stage):
 
 @probe(row=2, title="100 clients connect in one burst, and each is answered",
        expect="P P P P P P P", look="accept(2), epoll(7): EPOLLET",
-       hint="several clients may be queued at one event: accept until EAGAIN, or be level-triggered")
+       hint="one event may stand for several clients: accept until EAGAIN, or be level-triggered")
 def burst(stage):
     """All are in the queue, with their requests, before the server looks."""
     server = stage.start()
@@ -168,7 +168,7 @@ def idle_clients(stage):
     many_active = [many.connect() for _ in range(10)]
     crowd(few, 100)
     idle = []
-    for count in (1000, 3000, fd_room(10_000, stage)):
+    for count in (3000, fd_room(10_000, stage)):
         idle += crowd(many, count - len(idle))
         idle[-1].try_send(frame())
         wait_for(idle[-1].readable, "an answer to the last idle client", many, 100)

@@ -107,7 +107,7 @@ class Soak:
 @probe(row=32, title="soak: connect, talk, stall and reset at random", expect="- P P P P P P",
        look="/proc/PID/fd, /proc/PID/status", hint="free everything of a client when it leaves")
 def soak(stage):
-    """Six rounds from a seed (SEED= replays it). Later rounds must not need more than early ones."""
+    """Six rounds from a seed (SEED= changes it). Later ones must not need more than early ones."""
     seed = int(os.environ.get("SEED", 1))
     stage.note(f"SEED={seed}")
     server = stage.start()

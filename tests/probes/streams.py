@@ -2,7 +2,7 @@
 
 import socket
 
-from harness import MIB, Gone, frame, probe, wait_for
+from harness import KIB, MIB, Gone, frame, probe, wait_for
 from probes.flood import Flood, finish_dropped
 
 
@@ -66,6 +66,39 @@ def slow_half_close(stage):
     except Gone as gone:
         finish_dropped(flood, server, gone)
     client.expect_end("8 MB of frames")
+
+
+@probe(row=6, title="the end of input comes while output is held for a client that reads late",
+       expect="P P P P L:drops P P", look="recv(2): 0; send(2): EAGAIN",
+       hint="it has finished sending, not reading: close when all has gone")
+def end_while_output_is_held(stage):
+    """The server has read all, and could not send all, when the end of input comes."""
+    server = stage.start()
+    client = server.connect(rcvbuf=16 * 1024)
+    flood = Flood(client, 64 * MIB)
+
+    def held():
+        """Bytes that are neither in its kernel's buffers nor in ours: the server has them."""
+        far, near = client.far_end(), client.near_end()
+        if not far or not near:
+            flood.pull()  # raises Gone: it has closed
+            return 0
+        return flood.sent - near.unsent - far.unread - far.unsent - near.unread
+
+    def all_read_and_some_held():
+        if held() < MIB // 4 and not client.unread():
+            flood.push(64 * KIB)
+        return server.asleep() and (client.unread() or held() >= MIB // 4)
+
+    try:
+        wait_for(all_read_and_some_held, "the server holds output, or stops reading", server)
+        flood.stop()
+        wait_for(lambda: flood.push() >= 0 and flood.sent == flood.total, "its end", server)
+        client.half_close()
+        flood.drain()
+    except Gone as gone:
+        finish_dropped(flood, server, gone)
+    client.expect_end("frames")
 
 
 @probe(row=8, title="a client stops reading, then reads on: 64 MB compared",

@@ -142,6 +142,7 @@ void Kernel::act(Peer& peer) {
 extern "C" {
 
 int __wrap_clock_gettime(clockid_t, timespec* time) {
+    kernel->read_at = kernel->now;
     time->tv_sec = kernel->now / 1000;
     time->tv_nsec = kernel->now % 1000 * 1'000'000;
     return 0;
@@ -198,7 +199,6 @@ int __wrap_epoll_wait(int, epoll_event* events, int most, int timeout) {
         }
         std::shuffle(events, events + count, k.random);
         if (count > 1 && k.chance(20)) count = 1 + int(k.upto(count - 2));  // the rest next time
-        k.woke_at = k.now;
         if (count > 0) return count;
         if (k.chance(k.faults)) return error(EINTR);
         if (k.now >= until) return 0;

@@ -54,7 +54,7 @@ struct Kernel {
     std::vector<std::unique_ptr<Peer>> peers;
     std::vector<Peer*> queue;  // of the listener
     std::int64_t now = 1000;  // ms
-    std::int64_t woke_at = 1000;  // when the last epoll_wait() returned
+    std::int64_t read_at = 1000;  // when the loop last looked at the clock
     long waits = 0;
     long progress = 0;  // whatever has changed: bytes, hooks, descriptors
     int faults = 10;  // of a hundred calls that could fail, so many do

@@ -107,7 +107,8 @@ public:
         Book book = check(conn, "on_close");
         books.erase(&conn);
         ++closed;
-        if (conn.error() != 0 || stopping) file(conn).excused = true;
+        if ((conn.error() != 0 && conn.error() != ECONNRESET) || !book.up || stopping)
+            file(conn).excused = true;
         bool fine = book.up && !book.mistreated && conn.error() == 0 && !stopping;
         if (fine && conn.unsent() != 0) k_.fail("closed in good order with bytes unsent");
         if (k_.chance(wild())) conn.write("too late");
@@ -333,10 +334,10 @@ private:
         long progress = k_.progress;
         bool more = loop.turn();
 
-        bool due = k_.woke_at >= next_tick_;
+        bool due = k_.read_at >= next_tick_;  // in a turn the loop looks last before the tick
         if (chaos.ticks - ticks != (due ? 1 : 0))
             k_.fail(due ? "a tick was due" : "a tick that was not due");
-        while (next_tick_ <= k_.woke_at) next_tick_ += tick.count();
+        while (next_tick_ <= k_.read_at) next_tick_ += tick.count();
 
         idle_turns_ = k_.progress == progress && !due ? idle_turns_ + 1 : 0;
         if (idle_turns_ > 200) k_.fail("turns without progress: it spins");
