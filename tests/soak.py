@@ -112,7 +112,7 @@ class Rest:
     One that wakes up by itself is waited for until the failsafe.
     """
 
-    LOOKS = 500
+    LOOKS = 200
 
     def __init__(self, server):
         self.server, self.same, self.last = server, 0, None

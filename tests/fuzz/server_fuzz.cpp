@@ -320,7 +320,7 @@ private:
         for (auto& client : clients_)
             if (client) sent += client->sent();
         require(static_cast<std::ptrdiff_t>(held_) <=
-                    static_cast<std::ptrdiff_t>((64 << 10) + (512 << 10) * met_ + 6 * sent),
+                    static_cast<std::ptrdiff_t>((64 << 10) + (512 << 10) * met_ + 4 * sent),
                 "memory grows beyond what was sent");
         return more;
     }
