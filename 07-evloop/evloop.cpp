@@ -127,9 +127,15 @@ void Conn::finish_connect() {
 // One recv() per turn. Level-triggered epoll reports what is left when the others have had theirs,
 // so nobody can hold the loop, and no call is spent on finding EAGAIN.
 void Conn::receive() {
-    if (in_.empty()) in_ = loop_.take(loop_.chunks_);
+    if (in_.capacity() < chunk_size) {  // none yet, or a small one for the beginning of a message
+        Buffer chunk = loop_.take(loop_.chunks_);
+        chunk.reserve(chunk_size);
+        chunk.append(in_.view());
+        in_.swap(chunk);
+        loop_.recycle(chunk);
+    }
     std::size_t room = std::min(read_size, loop_.limits_.max_input - in_.size());
-    ssize_t n = recv(fd(), in_.reserve(in_.empty() ? chunk_size : room), room, 0);
+    ssize_t n = recv(fd(), in_.reserve(room), room, 0);
     if (n > 0 && !closing_) {
         in_.commit(n);
         offer();

@@ -28,7 +28,7 @@ SOURCES = {"frame": ["tests/fuzz/frame_fuzz.cpp"],
            "server": ["tests/fuzz/server_fuzz.cpp", "07-evloop/evloop.cpp", "@tests/fuzz/link.opts"]}
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 FLAGS = ["-std=c++20", "-O1", "-g", "-I.", "-pthread", "-fno-sanitize-recover=undefined"]
-LIMITS = ["-timeout=20", "-rss_limit_mb=2048", "-max_len=400", "-len_control=20"]
+LIMITS = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=400", "-len_control=20"]
 PLANTED_SECONDS = 60
 LARGEST_CORPUS = 60  # files: it is replayed in every `make test`
 INSTALL = "apt-get install clang libclang-rt-14-dev"
