@@ -4,7 +4,7 @@
     tests/fuzz.py --minutes 10     both fuzzers, half of the time each
     tests/fuzz.py --replay         no libFuzzer: every input of the corpus once (in `make test`)
     tests/fuzz.py --planted        copies of the code with a fault each: all must be found
-    tests/fuzz.py --update         fuzz, then make the corpus in tests/fuzz/ anew, as small as it can be
+    tests/fuzz.py --update         fuzz, then make the kept corpus anew, as small as can be
 
 What a fuzzer finds is kept in build/fuzz/, with the command that shows it again.
 """
@@ -25,7 +25,8 @@ import runner
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = {"frame": ["tests/fuzz/frame_fuzz.cpp"],
-           "server": ["tests/fuzz/server_fuzz.cpp", "07-evloop/evloop.cpp", "@tests/fuzz/link.opts"]}
+           "server": ["tests/fuzz/server_fuzz.cpp", "07-evloop/evloop.cpp",
+                      "@tests/fuzz/link.opts"]}
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 FLAGS = ["-std=c++20", "-O1", "-g", "-I.", "-pthread", "-fno-sanitize-recover=undefined"]
 LIMITS = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=400", "-len_control=20"]
