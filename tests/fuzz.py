@@ -55,7 +55,7 @@ PLANTED = [
     ("server", "a refused client is not closed", "07-evloop/server.cpp",
      '"frame too long");\n        conn.close();', '"frame too long");'),
     ("server", "memory for a message that was only begun", "07-evloop/evloop.cpp",
-     "in_.empty() ? chunk_size : room", "loop_.limits_.max_input"),
+     "chunk.reserve(chunk_size);", "chunk.reserve(loop_.limits_.max_input);"),
     ("server", "the end of the input closes before the output is sent", "07-evloop/evloop.cpp",
      "if (closing_ && out_.empty()) {", "if (closing_) {"),
 ]
