@@ -208,7 +208,8 @@ class Soak:
 
     def check_process(self):
         """Fail if it has crashed, or is just about to be gone."""
-        harness.wait_for(lambda: self.server.exited() or self.server.asleep(), "its end or its rest")
+        harness.wait_for(lambda: self.server.exited() or self.server.asleep(),
+                         "its end or its rest")
         if self.server.exited():
             raise Fail(f"{self.server.describe()}. {self.server.last_words()}",
                        expected="no client's behaviour ends the server")

@@ -1,4 +1,4 @@
-"""The soak in short, on every stage; and servers that leak or lose something do not get through it."""
+"""The soak in short, on every stage; and servers that leak or lose something are caught by it."""
 
 import os
 import pathlib
