@@ -94,7 +94,7 @@ peers: all  ## stage 7 beside the same echo on libevent, libuv, libev, Asio and 
 	@$(PYTHON) tests/peers.py --build $(B)
 
 fuzz:  ## coverage-guided fuzzing of frames and of stage 7, for MINUTES=10
-	@$(PYTHON) tests/fuzz.py --minutes $(or $(MINUTES),10)
+	@$(PYTHON) tests/fuzz.py --build $(B) --minutes $(or $(MINUTES),10)
 
 soak: all  ## random clients from a seed against every stage, for MINUTES=2
 	@$(PYTHON) tests/soak.py --build $(B) --minutes $(or $(MINUTES),2)

@@ -9,8 +9,8 @@ says in its head what a user would see and which row of the matrix turns:
     Seen: now and then the end of a long answer is missing.
 
 This script builds the twins and runs those probes on them. `make break-N` shows one stage, `make
-test` all of them: each patch must apply, each named row must turn, and row 0, which only asks for an
-echo, must not (a twin that does not even start proves nothing).
+test` all of them: each patch must apply, each named row must turn, and row 0, which only asks for
+an echo, must not (a twin that does not even start proves nothing).
 """
 
 import argparse
@@ -59,7 +59,8 @@ def step(command, folder):
     """Run a command; what it said is the exception when it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command[:2])}: {(done.stderr or done.stdout).strip()[-500:]}")
+        said = (done.stderr or done.stdout).strip()[-500:]
+        raise RuntimeError(f"{' '.join(command[:2])}: {said}")
 
 
 def examine(twin, program, build):

@@ -4,8 +4,8 @@
     python3 tests/check.py 4                    our stage 4
     python3 tests/check.py 4 --server ./mine    your own server, in any language
 
-A server of yours takes --port N, and prints a line that ends in `listening on HOST:PORT` when it can
-be connected to. That is all it has to know of this course.
+A server of yours takes --port N, and prints a line that ends in `listening on HOST:PORT` when it
+can be connected to. That is all it has to know of this course.
 """
 
 import argparse
@@ -28,7 +28,8 @@ def describe(probe, number, verdict, own):
     if not problem:
         lesson = verdict.outcome == "L"
         text = line(probe, "L" if lesson else "P", probe.title)
-        return text + (indented("lesson, as the chapter says", verdict.seen) if lesson else ""), True
+        text += indented("lesson, as the chapter says", verdict.seen) if lesson else ""
+        return text, True
     if verdict.outcome == "P" and not own:
         return line(probe, "P", f"{probe.title} (more than stage {number} asks)"), True
     text = line(probe, "FAIL", probe.title)

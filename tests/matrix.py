@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Put every fault to every stage, and print the table. This is `make matrix`.
 
-P passes. L is the lesson of that stage: it fails, and exactly as its chapter says. - does not apply.
+P passes. L is the lesson of that stage: it fails, exactly as its chapter says. - does not apply.
 A cell that is anything else makes this command fail; so does a lesson that no longer shows.
 """
 
@@ -65,7 +65,7 @@ def main():
     arguments.add_argument("--rows", help="only these: 1,7,9")
     arguments.add_argument("--jobs", type=int, default=runner.JOBS, help="probes at the same time")
     arguments.add_argument("--write", metavar="FILE", help="put the table into this Markdown file")
-    arguments.add_argument("--check", metavar="FILE", help="is the table in it current? Runs nothing")
+    arguments.add_argument("--check", metavar="FILE", help="is its table current? Runs nothing")
     options = arguments.parse_args()
 
     probes.load()

@@ -28,7 +28,7 @@ CXX = os.environ.get("CXX", "g++")
 # failure of the test and not a matter of luck.
 FLAGS = ["-std=c++20", "-O0", "-g1", "-I.", "-Itests/unit", "-fsanitize=address"]
 LIBRARY = "07-evloop/evloop.cpp"
-SUPPORT = ["tests/unit/fake_kernel.cpp", "tests/unit/loop_fixture.cpp", "tests/unit/allocations.cpp"]
+SUPPORT = [f"tests/unit/{name}.cpp" for name in ("fake_kernel", "loop_fixture", "allocations")]
 SIM = ["tests/sim/sim.cpp", "tests/sim/kernel.cpp"]
 TIMEOUT = 40  # seconds: a test that hangs has failed too
 

@@ -68,7 +68,8 @@ def sample(session, scenario, ms):
     """One slice, or None if it counts for nothing."""
     result = session.run({**scenario.options, "ms": ms})
     if result["why"] or not result["messages"]:
-        print(f"\n{session.server.command[0]}: {scenario.title}: {result['why'] or 'no echo'}", file=sys.stderr)
+        why = result["why"] or "no echo"
+        print(f"\n{session.server.command[0]}: {scenario.title}: {why}", file=sys.stderr)
         return None
     return {name: of(result) for name, of in load.METRICS.items()}
 

@@ -82,7 +82,8 @@ def diff(argument):
 
 def output(argument):
     """What a command prints."""
-    done = subprocess.run(argument, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(argument, shell=True, cwd=ROOT, capture_output=True, text=True,
+                          check=True)
     return [line.rstrip() for line in done.stdout.splitlines()]
 
 

@@ -23,6 +23,7 @@ def suites(build):
         ("prose", PYTHON + ["tests/prose.py"]),
         ("unit", [f"{build}/unit", "--gtest_brief=1"]),
         ("sim", [f"{build}/sim"]),
+        ("fuzz corpus", PYTHON + ["tests/fuzz.py", "--replay", "--build", build]),
         ("matrix", PYTHON + ["tests/matrix.py", "--build", build]),
         ("twins", PYTHON + ["tests/break.py", "--build", build]),
         ("scripts", PYTHON + ["-m", "unittest", "discover", "-s", "tests"]),
@@ -38,7 +39,8 @@ def counts(output):
         failed = int(bad[1]) if bad else 0
         return int(google[1]) - failed, failed
     if unit := re.search(r"^Ran (\d+) tests? in", output, re.M):
-        failed = sum(int(n) for n in re.findall(r"(?:failures|errors|unexpected successes)=(\d+)", output))
+        bad = re.findall(r"(?:failures|errors|unexpected successes)=(\d+)", output)
+        failed = sum(int(n) for n in bad)
         return int(unit[1]) - failed, failed
     return None
 
@@ -76,7 +78,8 @@ def main():
     known = suites(options.build)
     unknown = set(options.suite) - {name for name, _ in known}
     if unknown:
-        arguments.error(f"no suite {', '.join(unknown)}; there are {', '.join(n for n, _ in known)}")
+        names = ", ".join(name for name, _ in known)
+        arguments.error(f"no suite {', '.join(unknown)}; there are {names}")
     results = [run(name, command, options.build) for name, command in known
                if not options.suite or name in options.suite]
     passed, failed = (sum(column) for column in zip(*results))

@@ -48,7 +48,7 @@ def ended(active):
 
 
 def cell_expected(row, number):
-    """What FAULTS.md and the chapters say of a row on a stage: P, L, - or, from GoogleTest, unit."""
+    """What the chapters say of a row on a stage: P, L, - or, from GoogleTest, unit."""
     columns = {p.expect[number][0] for p in harness.probes([row])} - {"-"}
     if not columns:
         return "unit" if row in probes.UNIT_ROWS and number == 7 else "-"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stage N has just been built: check it quickly, and say what to do with it. This is `make step-N`."""
+"""Stage N has just been built: check it, and say what to do with it. This is `make step-N`."""
 
 import argparse
 

@@ -28,7 +28,7 @@ def unpack(data):
     while len(data) >= HEADER.size:
         magic, length = HEADER.unpack_from(data)
         if magic != b"EVLP":
-            sys.exit("talk: what came back is no frame (is this stage 7? --raw talks to the others)")
+            sys.exit("talk: this is no frame (is it stage 7? --raw talks to the others)")
         if len(data) < HEADER.size + length:
             break
         payloads.append(data[HEADER.size:HEADER.size + length])

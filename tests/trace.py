@@ -40,13 +40,13 @@ def frame(payload):
 
 
 class Traced:
-    """A server under strace, with the lines that strace has written since they were last asked for."""
+    """A server under strace, and the lines that strace has written since the last time."""
 
     def __init__(self, command, log):
         self.log, self.seen = log, 0
         self.strace = subprocess.Popen(
-            ["strace", "-f", "-qq", "-s", "24", "-e", "trace=" + CALLS, "-e", "signal=none", "-o", log,
-             *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            ["strace", "-f", "-qq", "-s", "24", "-e", "trace=" + CALLS, "-e", "signal=none",
+             "-o", log, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         line = self.strace.stdout.readline()
         self.port = int(line.rsplit(":", 1)[1])
 

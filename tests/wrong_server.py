@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Servers that a learner might have written, each wrong in one way; the name it is run by says which.
+"""Servers that a learner might have written, each wrong in one way: its name says which.
 
 test_wrong_servers.py links this file under each of these names, and requires that check.py catches
 every one but "right". All of them but "blocking" wait with epoll and keep what they cannot send.

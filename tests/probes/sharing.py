@@ -198,7 +198,8 @@ def idle_clients(stage):
             raise Lesson(seen, "grows")
     stage.note(f"{growth:.1f} times the CPU per message with {count:,} idle clients")
     if growth >= FLAT:
-        raise Fail(seen, expected=f"less than {FLAT} times as much (flat), or more than {GROWS} (it grows)")
+        raise Fail(seen, expected=f"less than {FLAT} times as much (flat), or more than {GROWS} "
+                                  "(it grows)")
 
 
 @probe(row=16, title="a small request beside 4 MB from another client",
