@@ -26,6 +26,7 @@ def suites(build):
         ("fuzz corpus", PYTHON + ["tests/fuzz.py", "--replay", "--build", build]),
         ("matrix", PYTHON + ["tests/matrix.py", "--build", build]),
         ("twins", PYTHON + ["tests/break.py", "--build", build]),
+        ("patches", PYTHON + ["tests/patches.py"]),
         ("scripts", PYTHON + ["-m", "unittest", "discover", "-s", "tests"]),
     ]
 
