@@ -18,7 +18,7 @@ stage = $(or $(filter 0$(1)-%,$(stages)),$(error there is no stage $(1): N is 1 
 previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1) has none before it))
 
 .DEFAULT_GOAL := all
-.PHONY: all help test lint format prose matrix compare peers fuzz soak patches clean
+.PHONY: all help test lint format prose matrix compare charts peers fuzz soak patches clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/load  ## build everything
 
@@ -89,6 +89,9 @@ matrix: all $(B)/shim.so  ## every probe against every stage
 
 compare: all $(B)/shim.so  ## bytes, throughput, latency, CPU and calls of all stages; FULL=1: more
 	@$(PYTHON) tests/load.py --build $(B) $(if $(FULL),--full)
+
+charts: compare  ## compare, and put the picture that README.md shows where it is looked for
+	cp build/idle-curve.svg tests/charts/
 
 peers: all  ## stage 7 beside the same echo on libevent, libuv, libev, Asio and no library at all
 	@$(PYTHON) tests/peers.py --build $(B)

@@ -113,10 +113,10 @@ def examine(patch):
     try:
         for name in ["07-evloop", "common", "tests"]:
             shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-        run = subprocess.run(["patch", "-p1", "--force", "--no-backup-if-mismatch", "-i",
-                              str(patch)], cwd=tree, capture_output=True, text=True)
+        run = subprocess.run(["git", "apply", "-p1", str(patch)], cwd=tree, capture_output=True,
+                             text=True)
         if run.returncode != 0:
-            return test, "it no longer applies: " + run.stdout.strip().replace("\n", "; ")
+            return test, "it no longer applies: " + run.stderr.strip().replace("\n", "; ")
         changed = re.findall(r"^\+\+\+ b/(\S+)", patch.read_text(), re.M)
         binary = build(test, tree, changed)
         if passes(test, binary):
