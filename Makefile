@@ -6,6 +6,11 @@ CPPFLAGS += -I. -MMD -MP
 LDLIBS += -pthread
 PYTHON ?= python3
 
+# As many jobs as there are cores, also if nobody says -j.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
+
 # SAN=address,undefined or SAN=thread: everything under a sanitizer, in a folder of its own.
 comma := ,
 B := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
