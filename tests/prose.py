@@ -29,6 +29,7 @@ import argparse
 import difflib
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -101,6 +102,9 @@ def filled(text):
     make = {"code": code, "diff": diff, "output": output}
 
     def fill(match):
+        if "trace.py" in match[3] and not shutil.which("strace"):
+            print(f"not checked: {match[3]} (apt-get install strace)")
+            return match[0]
         body = "\n".join(make[match[2]](match[3])) + "\n"
         return match[1] + body + match[5]
 
