@@ -84,6 +84,12 @@ check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own serv
 break-%: $(B)/shim.so  ## break-N: what each load-bearing line of stage N is for: who notices when it is gone
 	@$(PYTHON) tests/break.py $* --build $(B)
 
+# The eight bugs of 07-evloop/EIGHT-BUGS.md; `make patches` has all.
+break-7:
+	@$(PYTHON) tests/patches.py eintr-ends-the-loop tick-only-on-time-out eof-not-closed \
+	  closed-before-read accept-errors-are-all-no-more identity-is-the-number hang-up-spins \
+	  one-message-per-event-stalls
+
 trace-%: all  ## trace-N: a picture of stage N: its system calls while three clients come and talk
 	@$(PYTHON) tests/trace.py $* --build $(B)
 
