@@ -93,7 +93,7 @@ struct Limits {
 // the address of this object is in the kernel's interest list.
 class Source {
 public:
-    explicit Source(Fd fd) : fd_(std::move(fd)) {}
+    Source(Loop& loop, Fd fd) : loop_(loop), fd_(std::move(fd)) {}
     virtual ~Source() = default;
     Source(Source&&) = delete;
 
@@ -105,6 +105,7 @@ protected:
     virtual void on_exception() {}
     virtual Conn* conn() { return nullptr; }
 
+    Loop& loop_;
     Fd fd_;
     std::uint32_t interest_ = 0;  // what the kernel was last told; 0: not in its list
     bool retired_ = false;  // waits for the end of the turn; no event may reach it
@@ -159,7 +160,7 @@ private:
     bool takes_input() const { return !held_ && !paused_ && !closing_; }
     bool offers_again() const;
     std::uint32_t interest() const;
-    void set_deadline();
+    bool overdue() const;
     void fail(int error);
     void lost(int error);
 
@@ -173,11 +174,10 @@ private:
     bool safe_to_close() const;
     void tidy();
 
-    Loop& loop_;
     Buffer in_;  // received, not consumed
     Buffer out_;  // written, not sent
     std::uint64_t id_;
-    std::chrono::milliseconds deadline_{};
+    std::chrono::milliseconds last_progress_{};  // a message taken, bytes sent
     Address peer_;
     int error_ = 0;
     bool accepted_ = false;  // on_close() is owed
@@ -187,11 +187,10 @@ private:
     bool paused_ = false;  // between the high-water mark and the low one
     bool eof_ = false;  // the peer sends no more
     bool drained_ = false;  // stop(): what had come by then is read
-    bool cut_ = false;  // not all that was written has been sent, nor will be
-    bool broken_ = false;  // nothing more can be sent
+    bool broken_ = false;  // the connection is lost: nothing more can be sent
     bool closing_ = false;  // over once out_ is empty
     bool shut_ = false;  // our FIN is on its way; we wait for that of the peer
-    bool progressed_ = true;  // in this turn: the deadline is counted anew
+    bool progressed_ = true;  // in this turn
     bool dead_ = false;  // the next settle destroys it
     bool touched_ = false;  // is in Loop::touched_
 };
@@ -211,8 +210,9 @@ public:
 
     // Call on_fd() when `fd` is ready for `events` (EPOLLIN, EPOLLOUT); again, to change the
     // events. Level-triggered: what on_fd() leaves is reported again. Borrowed: close it after
-    // remove_fd(), which is safe from any hook and does nothing if `fd` is unknown. After EPOLLHUP
-    // or EPOLLERR with nothing left to read it is removed by itself, as it would be ready for ever.
+    // remove_fd(), which is safe from any hook and does nothing if `fd` is unknown. (The other way
+    // round does no harm only if no copy of it is open anywhere: epoll(7), Q6.) After EPOLLHUP or
+    // EPOLLERR with nothing left to read it is removed by itself, as it would be ready for ever.
     // False, with errno: EPERM for a regular file, EBADF, EEXIST for a descriptor of the loop's
     // own.
     bool add_fd(int fd, std::uint32_t events);
@@ -255,7 +255,7 @@ private:
 
     void dispatch();
     int timeout() const;
-    void accept_clients(int listener, int most);
+    bool accept_client(int listener);
     void wake();
     void run_tasks();
     void tick();

@@ -2,6 +2,7 @@
 
 #include "loop_fixture.h"
 
+#include <fcntl.h>
 #include <thread>
 
 class ConnectTest : public LoopTest {
@@ -110,6 +111,29 @@ TEST_F(ConnectTest, ResetRightAfterIsOneOnClose) {
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
     EXPECT_EQ(hooks.errors, std::vector{ECONNRESET});
     EXPECT_LE(hooks.connected, 1);
+}
+
+// Both before the loop has looked for the first time: the error is that of the connection, and not
+// of the attempt, and data comes first here too.
+TEST_F(ConnectTest, DataBeforeAResetThatComesBeforeTheFirstTurnIsRead) {
+    Fd listener = server();
+    ASSERT_NE(loop().connect(to), nullptr);
+    int flags = fcntl(listener.get(), F_GETFL);
+    fcntl(listener.get(), F_SETFL, flags & ~O_NONBLOCK);
+    Fd peer{::accept(listener.get(), nullptr, nullptr)};
+    real::send(peer.get(), "bye", 3, 0);
+    linger now{.l_onoff = 1, .l_linger = 0};
+    setsockopt(peer.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    peer = Fd{};
+    std::string got;
+    hooks.read = [&](Conn& conn) {
+        got += conn.input();
+        conn.consume(conn.input().size());
+    };
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
+    EXPECT_EQ(got, "bye");
+    EXPECT_EQ(hooks.connected, 1);
+    EXPECT_EQ(hooks.errors, std::vector{ECONNRESET});
 }
 
 TEST_F(ConnectTest, ImmediateFailureIsOneOnClose) {
