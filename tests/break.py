@@ -7,10 +7,12 @@ says in its head what a user would see and which row of the matrix turns:
     Break: the loop around send()
     Row: 14
     Seen: now and then the end of a long answer is missing.
+    Also: 10
 
 This script builds the twins and runs those probes on them. `make break-N` shows one stage, `make
 test` all of them: each patch must apply, each named row must turn, and row 0, which only asks for
-an echo, must not (a twin that does not even start proves nothing).
+an echo, must not (a twin that does not even start proves nothing). With --exact, or `make
+break-N EXACT=1`, all other rows are run as well: none may turn but those behind "Also:".
 """
 
 import argparse
@@ -41,6 +43,7 @@ class Twin:
         head, self.diff = re.split(r"^(?=--- )", path.read_text(), maxsplit=1, flags=re.M)
         self.head = dict(re.findall(r"^(\w+): (.*(?:\n .*)*)", head, re.M))
         self.rows = [int(row) for row in self.head["Row"].split()]
+        self.also = [int(row) for row in self.head.get("Also", "").split()]
         self.flags = self.head.get("Flags", "").split()
 
     def build(self, place):
@@ -81,6 +84,9 @@ def differences(row, stage, program, build):
     """What the probes of a row see that they should not."""
     verdicts = [(probe, harness.run_cell(probe, stage, [program], build))
                 for probe in probes_of(row, stage)]
+    for _, verdict in verdicts:
+        if verdict.kind == "probe":
+            raise RuntimeError(verdict.seen)
     return [verdict.seen for probe, verdict in verdicts if harness.judge(probe, stage, verdict)]
 
 
@@ -92,7 +98,16 @@ def probes_of(row, stage):
     return found
 
 
-def show(twin, results):
+def unexpected(twin, program, build):
+    """Rows beside its own that turn, and should not. The soak (32) is random, and left out."""
+    others = {row for row in probes.ROWS if row not in {0, 32, *twin.rows, *twin.also}}
+    tasks = [(probe, twin.stage, [program], build)
+             for probe in harness.probes(rows=others, stage=twin.stage)]
+    return sorted({task[0].row for task, verdict in runner.run_all(tasks)
+                   if harness.judge(task[0], twin.stage, verdict)})
+
+
+def show(twin, results, surprises):
     """Print one twin for people; returns what is wrong with it, as text, or nothing."""
     print(f"{twin.folder}: without {twin.head['Break']}")
     print(textwrap.indent(textwrap.fill("A user sees: " + twin.head["Seen"], 94), "    "))
@@ -103,6 +118,8 @@ def show(twin, results):
             continue
         print(textwrap.indent(textwrap.fill(f"Row {row}, {probes.ROWS[row]}: {seen}", 94), "    "))
         problem += "" if turned else f"row {row} does not notice. "
+    for row in surprises:
+        problem += f"row {row}, {probes.ROWS[row]}, turns as well. "
     print(f"    {'FAIL: ' + problem if problem else 'caught'}\n", flush=True)
     return problem
 
@@ -111,6 +128,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("stage", type=int, nargs="?", choices=range(1, 8), help="only this one")
     arguments.add_argument("--build", default="build")
+    arguments.add_argument("--exact", action="store_true", help="that no other row turns, too")
     options = arguments.parse_args()
     probes.load()
     patches = sorted(ROOT.glob(f"0{options.stage or '[1-7]'}-*/break/*.patch"))
@@ -121,7 +139,8 @@ def main():
         programs = [pool.submit(twin.build, place) for twin in twins]
         for twin, program in zip(twins, programs):
             try:
-                problem = show(twin, list(examine(twin, program.result(), options.build)))
+                others = unexpected(twin, program.result(), options.build) if options.exact else []
+                problem = show(twin, list(examine(twin, program.result(), options.build)), others)
             except RuntimeError as error:
                 problem = str(error)
                 print(f"{twin.path.relative_to(ROOT)}: FAIL: {problem}\n")

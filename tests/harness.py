@@ -737,7 +737,7 @@ def run_probe(the_probe, stage):
         while line.tb_next:
             line = line.tb_next
         where = f"{os.path.basename(line.tb_frame.f_code.co_filename)}:{line.tb_lineno}"
-        return verdict("F", "", f"the probe itself failed: {error!r} at {where}")
+        return verdict("F", "probe", f"the probe itself failed: {error!r} at {where}")
     finally:
         stage.stop()
 

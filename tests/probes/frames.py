@@ -3,7 +3,7 @@
 import struct
 
 import kernel
-from harness import KIB, MIB, Fail, Gone, frame, probe
+from harness import KIB, MIB, Fail, Gone, frame, probe, wait_for
 
 SEVEN = "- - - - - - P"
 
@@ -43,6 +43,25 @@ def not_a_frame(stage):
             if len(said) != count:
                 raise Fail(f"{len(said) - count + 1} lines about it on stderr", sent=data,
                            expected="one line: closed")
+
+
+@probe(row=20, title="what was answered before arrives, though the rest is not read", expect=SEVEN,
+       look="close(2) with unread input sends a reset: RFC 1122, 4.2.2.13; shutdown(2)",
+       hint="shut down your half, throw away what still comes, and close when the client has")
+def answer_before_it(stage):
+    """A long answer is still in the server's socket when the frame comes that ends it all."""
+    server = stage.start()
+    client = server.connect(rcvbuf=16 * KIB)
+    long = frame(bytes(range(256)) * KIB)
+    client.send(long)
+    wait_for(lambda: client.accepted() and not client.unread() and client.far_end().unsent,
+             "a frame of 256 KiB is answered", server)
+    server.pause()
+    client.send(b"not a frame" + bytes(150 * KIB))  # more than one recv() takes
+    server.resume()
+    wait_for(lambda: not client.far_end() or not client.unread(), "the server looks at it", server)
+    client.expect(long, sent="a frame of 256 KiB, then 150 KiB that are none")
+    client.expect_end("a frame of 256 KiB, then 150 KiB that are none")
 
 
 @probe(row=20, title="frames of 0 bytes and of 1 MiB are answered", expect=SEVEN, look="frame.h",
