@@ -70,9 +70,9 @@ class Scenario:
         if o["idle"]:
             title += f", among {o['idle']:,} idle"
         if o["bulk"]:
-            title += f", beside {o['bulk']} that never pauses (64 KiB frames)"
+            title += f", beside {o['bulk']} that sends 64 KiB frames"
         if o["rate"]:
-            title += f", {o['rate']:,} a second (open loop)"
+            title += f", {o['rate']:,} a second"
         return title
 
 
@@ -565,24 +565,23 @@ def measure_extra(stages, progress):
 
 
 def scenario_table(comparison, scenario):
-    """One scenario: a line per stage, at most 100 columns."""
+    """One scenario: a line per stage, 80 columns."""
     lines = [scenario.title,
-             f"  {'':18}{'messages/s':>12}{'change':>7}{'CPU us':>9}{'+-':>6}{'change':>7}"
-             f"{'p50 us':>9}{'p99':>8}{'p99.9':>8}{'calls':>7}{'MiB':>6}"]
+             f"{'':18}{'messages/s':>11}{'CPU us':>9}{'+-':>7}{'change':>7}"
+             f"{'p50 us':>7}{'p99':>7}{'p99.9':>8}{'calls':>6}"]
     before = None
     for stage in comparison.stages:
         r = comparison.result(stage, scenario.key)
         if "failed" in r:
-            lines.append(f"  {stage:18}{'-':>12}  {r['failed']}")
+            lines.append(f"{stage:18}{'-':>11}  {r['failed']}")
             continue
-        changes = [change(before[m]["rounds"], r[m]["rounds"]) if before else ""
-                   for m in ("throughput", "cpu_us")]
+        changed = change(before["cpu_us"]["rounds"], r["cpu_us"]["rounds"]) if before else ""
         calls = "-" if r["calls"] is None else f"{r['calls']:.2f}"
         lines.append(
-            f"  {stage:18}{r['throughput']['median']:>12,.0f}{changes[0]:>7}"
-            f"{r['cpu_us']['median']:>9.2f}{r['cpu_us']['spread']:>6.2f}{changes[1]:>7}"
-            f"{r['p50_us']['median']:>9,.0f}{r['p99_us']['median']:>8,.0f}"
-            f"{r['p999_us']['median']:>8,.0f}{calls:>7}{r['rss_mib']['median']:>6.1f}")
+            f"{stage:18}{r['throughput']['median']:>11,.0f}"
+            f"{r['cpu_us']['median']:>9.2f}{r['cpu_us']['spread']:>7.2f}{changed:>7}"
+            f"{r['p50_us']['median']:>7,.0f}{r['p99_us']['median']:>7,.0f}"
+            f"{r['p999_us']['median']:>8,.0f}{calls:>6}")
         before = r
     return "\n".join(lines)
 
@@ -593,9 +592,9 @@ def wake_table(comparison):
     if not keys:
         return ""
     lines = ["Server CPU per wake-up, in us: one client talks, the others are idle",
-             "  " + f"{'idle clients':18}" + "".join(f"{s.options['idle']:>14,}" for s in keys)]
+             f"{'idle clients':18}" + "".join(f"{s.options['idle']:>14,}" for s in keys)]
     for stage in comparison.stages:
-        line = f"  {stage:18}"
+        line = f"{stage:18}"
         for s in keys:
             r = comparison.result(stage, s.key)
             if "failed" in r:
@@ -625,33 +624,33 @@ def extra_tables(comparison):
     if not extra:
         return
     print("\nA slow reader beside a fast client (500 frames a second)")
-    print(f"  {'':18}{'fast: p50 us':>14}{'p99.9':>10}   the slow one")
+    print(f"{'':18}{'fast: p50 us':>14}{'p99.9':>10}   the slow one")
     for stage, r in extra["slow_reader"].items():
         fast = r["fast"]
         cells = (f"{fast['p50']:>14,.0f}{fast['p999']:>10,.0f}" if isinstance(fast, dict)
                  else f"{fast:>24}")
-        print(f"  {stage:18}{cells}   {r['slow']}")
+        print(f"{stage:18}{cells}   {r['slow']}")
     print("\nClients that send and never read")
     for stage, r in extra["stalled"].items():
-        print(f"  {stage:18}{r['bytes'] / 1024:>12,.0f} KiB each, {r['dropped']} of {r['clients']}"
+        print(f"{stage:18}{r['bytes'] / 1024:>8,.0f} KiB each, {r['dropped']} of {r['clients']}"
               f" dropped, others: {r['others']}")
     print("\nCalls per burst of 64 KiB")
     for stage, calls in extra["burst"].items():
         text = ", ".join(f"{name} {n:.2f}" for name, n in calls.items())
-        print(f"  {stage:18}{sum(calls.values()):>8.2f}   {text or 'make build/shim.so'}")
+        print(f"{stage:18}{sum(calls.values()):>6.2f}  {text or 'make build/shim.so'}")
 
 
 def print_tables(comparison):
     """All of it, in the terminal."""
-    print("CPU us, calls: of the server, per message. +-: spread of the rounds. MiB: its memory.\n"
-          "change: of the value before it against the stage above; = is less than what varies.\n")
+    print("CPU us, calls: of the server, per message. +-: spread of the rounds.\n"
+          "change: of the CPU against the stage above; = is less than what varies.\n")
     for scenario in comparison.scenarios:
         if scenario.key not in WAKES:
             print(scenario_table(comparison, scenario), end="\n\n")
     print(wake_table(comparison))
     memory = idle_memory(comparison)
     if memory:
-        print("  bytes of memory per idle connection: "
+        print("Bytes of memory per idle connection: "
               + ", ".join(f"{stage[:2]} {value:,.0f}" for stage, value in memory.items()))
     if load_shim() is None:
         print("\nSystem calls were not counted: make build/shim.so")
@@ -659,7 +658,7 @@ def print_tables(comparison):
             if comparison.result(stage, s.key).get("load_busy", {}).get("median", 0) > 0.95]
     if busy:
         print(f"\nIn {len(busy)} cells the load generator's core was busy for over 95 % of the"
-              " time: there the\nthroughput is the generator's; compare CPU per message.")
+              " time:\nthere the throughput is the generator's; compare CPU per message.")
     extra_tables(comparison)
 
 

@@ -277,7 +277,7 @@ class Arithmetic(unittest.TestCase):
         titles = {s.key: s.title for s in load.SCENARIOS}
         self.assertEqual(titles["c1"], "1 connection, 64 B frames")
         self.assertEqual(titles["bulk"], "10 connections, 64 KiB frames")
-        self.assertLessEqual(max(map(len, titles.values())), 100)
+        self.assertLessEqual(max(map(len, titles.values())), 80)
         self.assertEqual(titles["idle10000"], "100 connections, 64 B frames, among 10,000 idle")
 
 
