@@ -27,8 +27,10 @@ import load
 
 SOURCES = load.ROOT / "tests" / "peers"
 RAW = "raw_epoll"
+SPIN = "raw_spin"  # the same, and for 50 us it asks again before it goes to sleep
 LIBRARIES = {  # peer: what it is linked with, Debian's package
     RAW: ("", ""),
+    SPIN: ("", ""),
     "libev": ("-lev", "libev-dev"),
     "libuv": ("-luv", "libuv1-dev"),
     "libevent": ("-levent_core", "libevent-dev"),
@@ -45,12 +47,13 @@ def build(peer):
     libraries, package = LIBRARIES[peer]
     target = load.BUILD / "peers" / peer
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = SOURCES / f"{peer}.cpp"
+    source = SOURCES / f"{RAW if peer == SPIN else peer}.cpp"
     if target.exists() and target.stat().st_mtime > max(
             f.stat().st_mtime for f in (source, SOURCES / "echo.h")):
         return None
     command = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-Wall", "-Wextra", "-Wpedantic",
-               "-I.", str(source), *libraries.split(), "-o", str(target)]
+               "-I.", f"-DSPIN_US={50 if peer == SPIN else 0}", str(source), *libraries.split(),
+               "-o", str(target)]
     done = subprocess.run(command, cwd=load.ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None
@@ -103,14 +106,22 @@ def ratio(triples, metric):
     return {"median": statistics.median(ratios), "spread": load.spread(ratios), "slices": ratios}
 
 
+def cell(measured):
+    """A median and half its spread, nine columns wide."""
+    if measured is None:
+        return f"{'-':>9}"
+    digits = 2 if measured["median"] < 10 else 1
+    text = f"{measured['median']:.{digits}f}±{measured['spread'] / 2:.2f}"
+    return text.replace("±0.", "±.").rjust(9)
+
+
 def table(results, metric, title):
     """A line for each peer."""
     keys = list(results)
-    lines = [title, " " * 14 + "".join(f"{NAMES[key]:>12}" for key in keys)]
+    lines = [title, " " * 12 + "".join(f"{NAMES[key]:>9}" for key in keys)]
     for peer in next(iter(results.values())):
         cells = (results[key][peer][metric] for key in keys)
-        lines.append(f"  {peer:12}" + "".join(
-            f"{c['median']:>6.2f} ±{c['spread'] / 2:.2f}" if c else f"{'-':>12}" for c in cells))
+        lines.append(f"{peer:12}" + "".join(cell(c) for c in cells))
     return "\n".join(lines)
 
 
