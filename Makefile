@@ -23,7 +23,7 @@ stage = $(or $(filter 0$(1)-%,$(stages)),$(error there is no stage $(1): N is 1 
 previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1) has none before it))
 
 .DEFAULT_GOAL := all
-.PHONY: all help test lint format prose matrix compare charts peers fuzz soak patches clean
+.PHONY: all help test lint format prose matrix compare charts peers threads fuzz soak repeat patches clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/load  ## build everything
 
@@ -82,10 +82,12 @@ check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own serv
 	@$(PYTHON) tests/check.py $* --build $(B) $(if $(SERVER),--server $(SERVER))
 
 break-%: $(B)/shim.so  ## break-N: what each load-bearing line of stage N is for: who notices when it is gone
-	@$(PYTHON) tests/break.py $* --build $(B)
+	@$(PYTHON) tests/break.py $* --build $(B) $(if $(EXACT),--exact)
 
-# The eight bugs of 07-evloop/EIGHT-BUGS.md; `make patches` has all.
-break-7:
+# The eight bugs of 07-evloop/EIGHT-BUGS.md, too; `make patches` has all.
+break-7: $(B)/shim.so
+	@$(PYTHON) tests/break.py 7 --build $(B) $(if $(EXACT),--exact)
+	@echo "The eight bugs of 07-evloop/EIGHT-BUGS.md, and the test that catches each:"
 	@$(PYTHON) tests/patches.py eintr-ends-the-loop tick-only-on-time-out eof-not-closed \
 	  closed-before-read accept-errors-are-all-no-more identity-is-the-number hang-up-spins \
 	  one-message-per-event-stalls
@@ -101,17 +103,23 @@ matrix: all $(B)/shim.so  ## every probe against every stage
 compare: all $(B)/shim.so  ## bytes, throughput, latency, CPU and calls of all stages; FULL=1: more
 	@$(PYTHON) tests/load.py --build $(B) $(if $(FULL),--full)
 
-charts: compare  ## compare, and put the picture that README.md shows where it is looked for
-	cp build/idle-curve.svg tests/charts/
-
 peers: all  ## stage 7 beside the same echo on libevent, libuv, libev, Asio and no library at all
 	@$(PYTHON) tests/peers.py --build $(B)
+
+threads: all  ## stage 7 with several loops: how connections spread, what is gained
+	@$(PYTHON) tests/threads.py --build $(B)
+
+charts: compare  ## compare, and put the picture that README.md shows where it is looked for
+	cp build/idle-curve.svg tests/charts/
 
 fuzz:  ## coverage-guided fuzzing of frames and of stage 7, for MINUTES=10
 	@$(PYTHON) tests/fuzz.py --build $(B) --minutes $(or $(MINUTES),10)
 
 soak: all  ## random clients from a seed against every stage, for MINUTES=2
 	@$(PYTHON) tests/soak.py --build $(B) --minutes $(or $(MINUTES),2)
+
+repeat: all $(B)/unit $(B)/sim $(B)/shim.so  ## the suite TIMES=50 times, with all cores busy
+	@$(PYTHON) tests/repeat.py --build $(B) --times $(or $(TIMES),50)
 
 patches:  ## take each promise of the library away, and see the test that catches it
 	@$(PYTHON) tests/patches.py
