@@ -48,9 +48,8 @@ public:
     }
 
     std::vector<Job> finished() {
-        eventfd_t count;
-        eventfd_read(event_.get(),
-                     &count);  // before the look: what comes later makes it ready again
+        eventfd_t count;  // read before the look: what comes later makes it ready again
+        eventfd_read(event_.get(), &count);
         std::lock_guard lock(mutex_);
         return std::exchange(done_, {});
     }
