@@ -82,11 +82,11 @@ check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own serv
 	@$(PYTHON) tests/check.py $* --build $(B) $(if $(SERVER),--server $(SERVER))
 
 break-%: $(B)/shim.so  ## break-N: what each load-bearing line of stage N is for: who notices when it is gone
-	@$(PYTHON) tests/break.py $* --build $(B) $(if $(EXACT),--exact)
+	@$(PYTHON) tests/break.py $* --build $(B) $(if $(EXACT),--exact all)
 
 # The eight bugs of 07-evloop/EIGHT-BUGS.md, too; `make patches` has all.
 break-7: $(B)/shim.so
-	@$(PYTHON) tests/break.py 7 --build $(B) $(if $(EXACT),--exact)
+	@$(PYTHON) tests/break.py 7 --build $(B) $(if $(EXACT),--exact all)
 	@echo "The eight bugs of 07-evloop/EIGHT-BUGS.md, and the test that catches each:"
 	@$(PYTHON) tests/patches.py eintr-ends-the-loop tick-only-on-time-out eof-not-closed \
 	  closed-before-read accept-errors-are-all-no-more identity-is-the-number hang-up-spins \

@@ -25,7 +25,7 @@ def suites(build):
         ("sim", [f"{build}/sim"]),
         ("fuzz corpus", PYTHON + ["tests/fuzz.py", "--replay", "--build", build]),
         ("matrix", PYTHON + ["tests/matrix.py", "--build", build]),
-        ("twins", PYTHON + ["tests/break.py", "--build", build]),
+        ("twins", PYTHON + ["tests/break.py", "--exact", "quick", "--build", build]),
         ("patches", PYTHON + ["tests/patches.py"]),
         ("scripts", PYTHON + ["-m", "unittest", "discover", "-s", "tests"]),
     ]
