@@ -307,6 +307,7 @@ struct Loop::Wakeup : Source {
 Loop::Loop(Handler& handler, Limits limits)
     : handler_(handler), limits_(limits), epoll_(epoll_create1(EPOLL_CLOEXEC)), now_(clock_now()) {
     assert(limits_.tick > 0ms && limits_.low_water <= limits_.high_water);
+    assert(std::max({limits_.tick, limits_.idle, limits_.connect, limits_.drain}) <= 24h * 366);
     next_tick_ = now_ + limits_.tick;
     chunks_.reserve(max_chunks);
     spares_.reserve(max_spares);

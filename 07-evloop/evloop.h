@@ -82,7 +82,7 @@ struct Limits {
     std::size_t max_input = (1 << 20) + 4096;  // bytes of one message; EMSGSIZE beyond
     std::size_t max_connections = 1'000'000;  // others wait in the accept queue
 
-    // Deadlines are looked at once a tick. They end a connection with ETIMEDOUT.
+    // Deadlines are looked at once a tick, and end a connection with ETIMEDOUT. At most a year.
     ms tick{1000};
     ms idle{0};  // without a message taken or a byte sent; 0: for ever
     ms connect{10'000};  // for a connect() to succeed or fail
