@@ -79,14 +79,21 @@ def blocked_call(pid, tid=None):
 
 
 def blocked_calls(pid):
-    """The calls that the threads sleep in: a list, or None if any of them is running."""
-    calls = []
-    for tid in threads(pid):
+    """The calls that the threads sleep in: a list, or None if any of them is running.
+
+    Threads are looked at one after the other, so two that wake each other could both be found
+    asleep. Then they have used CPU time in between.
+    """
+    calls, tids = [], threads(pid)
+    spent = cpu_ns(pid) if len(tids) > 1 else 0
+    for tid in tids:
         call = blocked_call(pid, tid)
         fields = stat_fields(f"/proc/{pid}/task/{tid}/stat")
         if call is None or not fields or fields[0] != "S":
             return None
         calls.append(call)
+    if len(tids) > 1 and cpu_ns(pid) != spent:
+        return None
     return calls or None
 
 
