@@ -126,17 +126,17 @@ def show(data, limit=16):
     return f"{len(data):,} bytes" + (f": {text}" if data else "") + (" ..." * (len(data) > limit))
 
 
-def difference(expected, seen):
-    """Point at the first byte that differs. '' if nothing does."""
+def difference(expected, seen, before=0):
+    """Point at the first byte that differs, `before` right ones being left out. '' if none does."""
     if expected == seen:
         return ""
     shared = min(len(expected), len(seen))
     at = next((i for i in range(shared) if expected[i] != seen[i]), shared)
     if at == len(seen):
-        return f"the first {at:,} bytes are right, then nothing more came"
+        return f"the first {before + at:,} bytes are right, then nothing more came"
     if at == len(expected):
-        return f"all {at:,} bytes are right, then {show(seen[at:])} too many"
-    return (f"byte {at:,} differs (counted from 0): expected {show(expected[at:at + 8])}, "
+        return f"all {before + at:,} bytes are right, then {show(seen[at:])} too many"
+    return (f"byte {before + at:,} differs (counted from 0): expected {show(expected[at:at + 8])}, "
             f"received {show(seen[at:at + 8])}")
 
 
@@ -323,7 +323,11 @@ class Server:
             return f"the server exited with status {code}"
         calls = kernel.blocked_calls(self.pid)
         if not calls:
-            return f"the server is running (state {kernel.thread_states(self.pid)})"
+            states = kernel.thread_states(self.pid)
+            if len(states) > 3:
+                count = collections.Counter(states)
+                states = ", ".join(f"{count[state]:,} {state}" for state in sorted(count))
+            return f"the server is running (state {states})"
         return "the server sleeps in " + ", ".join(self._call_text(*call) for call in calls[:3])
 
     def _call_text(self, name, args):

@@ -94,8 +94,8 @@ class Guest:
             return True
         expected = self.owed[:len(data)]
         if data != expected:
-            raise Fail(f"{self.name}, after {self.received:,} right bytes: "
-                       + harness.difference(bytes(self.owed[:len(data) + 64]), data),
+            raise Fail(f"{self.name}: " + harness.difference(bytes(self.owed[:len(data) + 64]),
+                                                             data, self.received),
                        expected="every byte, in order", sent="random frames")
         del self.owed[:len(data)]
         self.received += len(data)

@@ -30,8 +30,7 @@ class Flood:
         at = self.received % len(BLOCK)
         data = self.client.try_receive(min(most, len(BLOCK) - at))
         if data != BLOCK[at:at + len(data)]:
-            raise Fail(f"after {self.received:,} right bytes, "
-                       + difference(BLOCK[at:at + len(data)], data),
+            raise Fail(difference(BLOCK[at:at + len(data)], data, self.received),
                        expected="every byte, in order", sent=f"frames, {self.sent:,} bytes")
         self.received += len(data)
         return len(data)
