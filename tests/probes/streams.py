@@ -94,7 +94,9 @@ def end_while_output_is_held(stage):
             return False
         if kernel.SENDING.intersection(server.calls() or ()):
             return True  # it is blocked: a server that holds nothing
-        return server.asleep() and not client.unread() and held() == before >= MIB // 4
+        if client.unread():
+            return server.asleep() and held() == before  # it has stopped reading before that
+        return server.asleep() and held() == before >= MIB // 4
 
     try:
         wait_for(all_read_and_some_held, "the server holds output, or stops reading", server)
