@@ -39,6 +39,27 @@ ONE_AT_A_TIME = """\
                 pass
     """
 
+THREAD_EACH = """\
+    #!{python}
+    import socket, sys, threading, time
+    def serve(client):
+        with client:
+            try:
+                while data := client.recv(65536):
+                    {reply}
+            except OSError:
+                pass
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    while True:
+        try:
+            threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+        except OSError as error:
+            print("accept:", error.strerror, file=sys.stderr, flush=True)
+            time.sleep(0.2)
+    """
+
 MANY_AT_ONCE = """\
     #!{python}
     import asyncio, sys
@@ -200,6 +221,19 @@ class RightServers(ReadersServer):
         status, output = self.check(text, "0,1,2,3,5,6,7,8,9,16,17", stage=4)
         self.assertEqual(status, 0, output)
         self.assertIn("more than stage 4 asks", output)
+
+    def test_a_thread_for_each_client_is_better_than_stage_1_asks(self):
+        status, output = self.check(script(THREAD_EACH), "0,1,3,7,12")
+        self.assertEqual(status, 0, output)
+        self.assertIn("more than stage 1 asks", output)
+
+    def test_the_mark_may_be_low(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)")
+        text = text.replace("backlog=4096", "backlog=4096, limit=4096")
+        text = text.replace("    try:\n", "    writer.transport.set_write_buffer_limits(4096)\n"
+                            "    try:\n", 1)
+        status, output = self.check(text, "6,7,8", stage=6)
+        self.assertEqual(status, 0, output)
 
     def test_dual_stack_and_behind_a_wrapper_script(self):
         inner = os.path.join(self.place.name, "inner")
