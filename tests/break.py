@@ -113,13 +113,13 @@ def unexpected(twin, program, build, left_out):
 def show(twin, results, surprises):
     """Print one twin for people; returns what is wrong with it, as text, or nothing."""
     print(f"{twin.folder}: without {twin.head['Break']}")
-    print(textwrap.indent(textwrap.fill("A user sees: " + twin.head["Seen"], 94), "    "))
+    print(textwrap.indent(textwrap.fill("A user sees: " + twin.head["Seen"], 76), "    "))
     problem = ""
     for row, turned, seen in results:
         if row == 0:
             problem += "" if not turned else f"it does not even echo: {seen} "
             continue
-        print(textwrap.indent(textwrap.fill(f"Row {row}, {probes.ROWS[row]}: {seen}", 94), "    "))
+        print(textwrap.indent(textwrap.fill(f"Row {row}, {probes.ROWS[row]}: {seen}", 76), "    "))
         problem += "" if turned else f"row {row} does not notice. "
     for row in surprises:
         problem += f"row {row}, {probes.ROWS[row]}, turns as well. "

@@ -18,7 +18,7 @@ import harness
 import probes
 import runner
 
-WIDTH = 96
+WIDTH = 80
 
 
 def describe(probe, number, verdict, own):
@@ -92,8 +92,8 @@ def run(number, rows, command, build):
             if verdict.kind == "no start":  # then nothing else can be said about it
                 break
     if printed < len(results):
-        probe = next(p for p in results if results[p].kind == "no start")
-        show(probe, number, results[probe], command is None)
+        verdict = next(v for v in results.values() if v.kind == "no start")
+        show(chosen[0], number, verdict, command is None)  # whichever probe has found it
     return results
 
 
