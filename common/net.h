@@ -7,6 +7,7 @@
 #include "common/options.h"
 
 #include <netinet/tcp.h>
+#include <string>
 #include <string_view>
 #include <sys/socket.h>
 
@@ -31,8 +32,8 @@ inline Fd listen_on(Options& options, int flags = 0, bool shared = false) {
     turn_on(listener.get(), IPPROTO_TCP, TCP_NODELAY, "TCP_NODELAY");
 
     if (shared) turn_on(listener.get(), SOL_SOCKET, SO_REUSEPORT, "SO_REUSEPORT");
-    check(bind(listener.get(), address.data(), address.length),
-          ("bind " + to_string(address)).c_str());
+    std::string what = "bind " + to_string(address);
+    check(bind(listener.get(), address.data(), address.length), what.c_str());
     check(listen(listener.get(), SOMAXCONN), "listen");
     address = local_address(listener.get());
     return listener;
