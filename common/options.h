@@ -41,13 +41,13 @@ inline int parse_number(const char* program, const NumberOption& option, const c
                              std::to_string(option.max));
 }
 
-inline void print_help(const Options& options, int port, const std::vector<NumberOption>& numbers) {
+inline void print_help(const Options& options, const std::vector<NumberOption>& numbers) {
     std::printf("Usage: %s [options]\n\n", options.name);
     std::printf("  --%-16s %s (default %s)\n", "host ADDR", "numeric IPv4 or IPv6 address",
                 "127.0.0.1");
     for (const NumberOption& o : numbers)
         std::printf("  --%-16s %s (default %d)\n", (std::string(o.name) + " N").c_str(), o.help,
-                    o.value == &port ? port : *o.value);
+                    *o.value);
     std::printf("  --%-16s %s\n", "help", "this text");
 }
 
@@ -67,7 +67,7 @@ inline Options parse_options(int argc, char** argv, const char* name, int port,
     int which = 0;
     for (int c; (c = getopt_long(argc, argv, "", known.data(), &which)) != -1;) {
         if (c == '?') std::exit(2);  // getopt_long has said what is wrong
-        if (c == 'h') print_help(options, port, more), std::exit(0);
+        if (c == 'h') print_help(options, more), std::exit(0);
         if (c == 'a') host = optarg;
         if (c == 'n') *more[which - 2].value = parse_number(name, more[which - 2], optarg);
     }
