@@ -77,11 +77,11 @@ void Server::accept_clients() {
         if (!fd && errno == EAGAIN) return;  // the queue is empty
         if (!fd && out_of_resources(errno)) return warn("accept");  // it is not, but what to do?
         if (!fd) continue;  // EINTR, or a connection that broke while it was waiting
-        int key = fd.get();
-        if (!watch(key, EPOLLIN | EPOLLET)) {
+        if (!watch(fd.get(), EPOLLIN | EPOLLET)) {
             warn("epoll_ctl");
             continue;
         }
+        int key = fd.get();
         clients[key] = Client{.fd = std::move(fd), .watched = EPOLLIN | EPOLLET};
     }
 }
