@@ -23,9 +23,9 @@ stage = $(or $(filter 0$(1)-%,$(stages)),$(error there is no stage $(1): N is 1 
 previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1) has none before it))
 
 .DEFAULT_GOAL := all
-.PHONY: all help test lint format prose matrix compare charts peers threads fuzz soak repeat patches clean
+.PHONY: all help test lint format prose matrix compare charts peers http threads fuzz soak repeat patches clean
 
-all: $(stages:%=$(B)/%) $(B)/07-client $(B)/load  ## build everything
+all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load  ## build everything
 
 # ---- Programs ------------------------------------------------------------------------------------
 
@@ -37,7 +37,7 @@ $(stages:%=$(B)/%): $(B)/%: $(B)/obj/%/server.o
 
 $(B)/07-evloop: $(loop)
 
-$(B)/07-client: $(B)/obj/07-evloop/client.o $(loop)
+$(B)/07-client $(B)/07-http: $(B)/07-%: $(B)/obj/07-evloop/%.o $(loop)
 	$(link)
 
 $(B)/load: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/load/*.cpp)) $(loop)
@@ -105,6 +105,9 @@ compare: all $(B)/shim.so  ## bytes, throughput, latency, CPU and calls of all s
 
 peers: all  ## stage 7 beside the same echo on libevent, libuv, libev, Asio and no library at all
 	@$(PYTHON) tests/peers.py --build $(B)
+
+http: all  ## 07-http beside nginx: CPU per request, requests a second; SLICES=10 (wrk, nginx-light)
+	@$(PYTHON) tests/nginx.py --build $(B) $(if $(SLICES),--slices $(SLICES))
 
 threads: all  ## stage 7 with several loops: how connections spread, what is gained
 	@$(PYTHON) tests/threads.py --build $(B)
