@@ -8,6 +8,7 @@ import calendar
 import http.client
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -530,12 +531,12 @@ class Others(Http):
             sockets.add(connection.sock.getsockname())
         self.assertEqual(len(sockets), 1, "one connection for all")
 
-    def curl(self, *arguments):
-        """What curl prints."""
+    def curl(self, *arguments, quiet=("-sS",)):
+        """What curl prints to stdout."""
         if not shutil.which("curl"):
             self.skipTest("curl is not installed: apt-get install curl")
         urls = [a.replace("URL", f"http://127.0.0.1:{self.server.port}") for a in arguments]
-        return subprocess.run(["curl", "-q", "-sS", "--noproxy", "*", *urls], capture_output=True,
+        return subprocess.run(["curl", "-q", *quiet, "--noproxy", "*", *urls], capture_output=True,
                               timeout=harness.FAILSAFE, check=True).stdout
 
     def test_curl_gets_the_page(self):
@@ -558,6 +559,16 @@ class Others(Http):
         self.assertEqual(self.curl(*code, "-H", "Transfer-Encoding: chunked", "-d", "a", "URL/"),
                          b"501")
         self.assertEqual(self.curl("--http1.0", "URL/bytes/9"), rows(9))
+
+
+    def test_chapter_shows_what_curl_prints(self):
+        with open(os.path.join(harness.ROOT, "07-evloop", "README.md"), encoding="utf-8") as file:
+            block = re.search(r"```text\n(\$ curl .*?)```", file.read(), re.S)[1]
+        date = re.compile(r"Date: .*")
+        for command, shown in re.findall(r"^\$ curl (.*)\n((?:(?!\$ ).*\n)*)", block, re.M):
+            told = self.curl(*shlex.split(command.replace("http://127.0.0.1:9080", "URL")),
+                             quiet=())
+            self.assertEqual(date.sub("", told.decode().replace("\r", "")), date.sub("", shown))
 
 
 class CommandLine(unittest.TestCase):

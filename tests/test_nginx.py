@@ -1,4 +1,4 @@
-"""The measurement beside nginx, as a script. Times never; with wrk and nginx where there are any."""
+"""The measurement beside nginx, as a script. Times never; with wrk and nginx where they are."""
 
 import os
 import pathlib
