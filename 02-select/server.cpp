@@ -31,7 +31,7 @@ struct Server {
 };
 
 bool Server::watch(int fd) {
-    if (fd >= FD_SETSIZE) return false;  // FD_SET would write behind the end of the set
+    if (fd >= FD_SETSIZE) return false;  // FD_SET would write past the end of the set
     FD_SET(fd, &watched);
     highest = std::max(highest, fd);
     return true;
