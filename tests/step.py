@@ -19,7 +19,7 @@ TRY = {
     3: ("python3 -c \"import socket as s; c = [s.create_connection(('127.0.0.1', 9003))"
         " for _ in range(1100)]; input()\"",
         "nc 127.0.0.1 9003                    while those 1,100 are connected",
-        "Stage 2 refuses descriptor 1,024 and those behind it; this one serves them all."),
+        "Stage 2 refuses descriptor 1,024 and those above it; this one serves them all."),
     4: ("nc 127.0.0.1 9004                    it answers",
         "python3 -c \"import socket as s; c = s.create_connection(('127.0.0.1', 9004));"
         " c.sendall(bytes(1 << 26))\"",
@@ -29,8 +29,8 @@ TRY = {
         " c.sendall(bytes(1 << 26))\"",
         "The second is dropped, the server says so, and the nc still gets its answers."),
     6: ("head -c 8000000 /dev/zero | (nc -N 127.0.0.1 9006) | (sleep 2; wc -c)",
-        "grep VmHWM /proc/$(pgrep -f build/06)/status",
-        "The client reads late and gets all 8,000,000 bytes. The server held one MiB at most."),
+        "grep VmHWM /proc/$(pgrep -n 06-write)/status",
+        "The client reads late and gets all 8,000,000 bytes. The server's memory hardly grows."),
     7: ("python3 tests/talk.py 9007           it speaks frames: type a line, then: sleep 5000 x",
         "python3 tests/talk.py 9007           in a third terminal, while the first one waits",
         "A job of five seconds holds up its own client and nobody else. Then press Ctrl-C there."),
