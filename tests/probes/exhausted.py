@@ -39,8 +39,7 @@ def lowest_free(server):
 
 def use_up_reserved(server):
     """Threads that sleep in accept() have a descriptor each: it is taken before they sleep."""
-    wait_for(server.asleep, "the server sleeps", server)
-    for name in server.calls() or ():
+    for name in wait_for(server.calls, "the server sleeps", server):
         if name in ("accept", "accept4"):
             server.connect().roundtrip()
 
