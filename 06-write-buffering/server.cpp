@@ -54,10 +54,13 @@ bool Server::watch(int fd, std::uint32_t events, int operation) {
 }
 
 // Make the kernel agree. What is ready by now is reported again, although it is edge-triggered.
+// False when the client has to go.
 bool Server::update(Client& client) {
     if (client.interest() == client.watched) return true;
     client.watched = client.interest();
-    return watch(client.fd.get(), client.watched, EPOLL_CTL_MOD);
+    if (watch(client.fd.get(), client.watched, EPOLL_CTL_MOD)) return true;
+    warn("epoll_ctl");
+    return false;
 }
 
 // Sleep until something can be read or sent without waiting. Return where.

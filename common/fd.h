@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <unistd.h>
 #include <utility>
 
@@ -49,11 +50,15 @@ inline int check(int result, const char* what) {
 }
 
 // Say on stderr why `what` failed (errno, which is kept). The same reason twice in a row is said
-// once: a server that cannot accept would otherwise fill the disk with it.
+// once a minute: a server that cannot accept would otherwise fill the disk with it.
 inline void warn(const char* what) {
     static thread_local int last = 0;
-    if (errno == last) return;
+    static thread_local std::time_t said = 0;  // seconds
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (errno == last && now.tv_sec - said < 60) return;
     last = errno;
+    said = now.tv_sec;
     std::fprintf(stderr, "%s: %s\n", what, std::strerror(errno));
     errno = last;
 }

@@ -93,16 +93,28 @@ TEST(CheckTest, PassesResultsOnAndEndsTheProcessOnFailure) {
                 "^bind x: Permission denied\n$");
 }
 
-TEST(WarnTest, SaysTheSameReasonOnceAndKeepsErrno) {
+TEST(WarnTest, SaysTheSameReasonOnceAMinuteAndKeepsErrno) {
+    KernelGuard guard;
+    kernel.clock_stopped = true;
+    kernel.now = std::chrono::hours(1);
     testing::internal::CaptureStderr();
-    errno = EMFILE;
-    warn("accept");
-    EXPECT_EQ(errno, EMFILE);
-    warn("accept");
-    errno = ENFILE;
-    warn("accept");
+    auto warn_of = [](int error) {
+        errno = error;
+        warn("accept");
+        EXPECT_EQ(errno, error);
+    };
+    warn_of(EMFILE);
+    warn_of(EMFILE);
+    warn_of(ENFILE);
+    kernel.now += std::chrono::seconds(59);
+    warn_of(ENFILE);
     EXPECT_EQ(testing::internal::GetCapturedStderr(),
               "accept: Too many open files\naccept: Too many open files in system\n");
+
+    testing::internal::CaptureStderr();
+    kernel.now += std::chrono::seconds(1);
+    warn_of(ENFILE);
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), "accept: Too many open files in system\n");
 }
 
 TEST(AddressTest, IsWrittenAsItIsRead) {
