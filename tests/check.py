@@ -112,10 +112,13 @@ def summary(number, results, rows, own):
         print(f"\n{harness.STAGES[number]}: everything as its chapter says" if not failed else "")
     else:
         stage = reached(list(results.items()), rows)
+        missing = sorted({p.row for p, v in results.items() if not describe(p, number, v, own)[1]})
         print("\nThis server has reached " +
               (f"stage {stage}: {harness.STAGES[stage]}" if stage else "no stage yet") +
               (", as far as these rows show." if rows else ".") +
-              (f" Next: make check-{stage + 1} SERVER=..." if not failed and stage < 7 else ""))
+              (f" Next: make check-{stage + 1} SERVER=..." if not failed and stage < 7 else "") +
+              (f" Rows between it and stage {number}: {', '.join(map(str, missing))}."
+               if missing else ""))
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
 

@@ -331,12 +331,13 @@ class Server:
         return "the server sleeps in " + ", ".join(self._call_text(*call) for call in calls[:3])
 
     def _call_text(self, name, args):
+        call = f"{kernel.IN_C.get(name, name)}()"
         if name not in kernel.RECEIVING | kernel.SENDING | {"accept", "accept4"}:
-            return f"{name}()"
+            return call
         for client in self.clients:
             if client.server_fd() == args[0]:
-                return f"{name}() on descriptor {args[0]}, client {self.clients.index(client) + 1}"
-        return f"{name}() on descriptor {args[0]}"
+                return f"{call} on descriptor {args[0]}, client {self.clients.index(client) + 1}"
+        return f"{call} on descriptor {args[0]}"
 
     def calls(self):
         """The calls that all its threads sleep in: a list of names, or None if one is running."""

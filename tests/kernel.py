@@ -28,6 +28,7 @@ else:  # aarch64, riscv64 and the other newer ones share a table
 
 RECEIVING = {"read", "readv", "recvfrom", "recvmsg"}
 SENDING = {"write", "writev", "sendto", "sendmsg"}
+IN_C = {"recvfrom": "recv", "sendto": "send", "pselect6": "select"}  # what programs call them
 
 ESTABLISHED, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LISTEN = 1, 5, 6, 8, 10  # include/net/tcp_states.h
 

@@ -241,7 +241,7 @@ def fast_sender(stage):
             flood.pull()
     small.expect(frame(b"small"))
     flood.drain()
-    seen = f"{read:,} bytes in {calls} calls of the fast one are read first"
+    seen = f"{read:,} bytes of the fast one are read first; number of calls: {calls}"
     if read > 256 * KIB:
         raise Lesson(seen, "hogs")
     stage.note(seen)
