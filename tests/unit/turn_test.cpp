@@ -6,6 +6,7 @@
 #include <csignal>
 #include <sys/eventfd.h>
 #include <thread>
+#include <utility>
 
 // ---- the tick ----------------------------------------------------------------------------------
 
@@ -328,9 +329,10 @@ TEST_F(ThreadsTest, StopFromASignalHandler) {
     struct sigaction action {
     }, before;
     action.sa_handler = [](int) {
-        errno = 4711;
+        int interrupted = std::exchange(errno, 4711);
         stopped_by_signal->stop();
         errno_in_handler_kept = errno == 4711;
+        errno = interrupted;
     };
     sigaction(SIGUSR2, &action, &before);
     hooks.fd = [&](int fd, std::uint32_t) {
