@@ -15,7 +15,7 @@ endif
 comma := ,
 B := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
 ifdef SAN
-CXXFLAGS += -fsanitize=$(SAN) -fno-omit-frame-pointer
+CXXFLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
 
 stages := 01-blocking 02-select 03-poll-lt 04-epoll-lt 05-epoll-et 06-write-buffering 07-evloop
@@ -34,6 +34,11 @@ loop := $(B)/obj/07-evloop/evloop.o
 
 $(stages:%=$(B)/%): $(B)/%: $(B)/obj/%/server.o
 	$(link)
+
+ifdef SAN
+programs := $(stages) 07-client load unit sim
+$(programs:%=$(B)/%): $(B)/obj/tests/sanitizer.o
+endif
 
 $(B)/07-evloop: $(loop)
 
@@ -55,7 +60,7 @@ $(B)/sim: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/sim/*.cpp)) $(loop)
 # A library to preload, so no sanitizer: it would have to be loaded before this one.
 $(B)/shim.so: tests/shim.cpp Makefile
 	@mkdir -p $(@D)
-	$(CXX) $(CPPFLAGS) -MF $@.d $(filter-out -fsanitize=%,$(CXXFLAGS)) -fPIC -shared $< -o $@
+	$(CXX) $(CPPFLAGS) -MF $@.d $(filter-out -fsanitize=% -fno-sanitize%,$(CXXFLAGS)) -fPIC -shared $< -o $@
 
 $(B)/obj/%.o: %.cpp Makefile
 	@mkdir -p $(@D)

@@ -39,9 +39,11 @@ STAGES = {1: "01-blocking", 2: "02-select", 3: "03-poll-lt", 4: "04-epoll-lt", 5
           6: "06-write-buffering", 7: "07-evloop"}
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(ROOT, "build")
-FAILSAFE = 30.0  # seconds; long, because a loaded machine may let a process wait for its turn
-CELL_FAILSAFE = 120.0  # seconds for one probe on one stage, whatever it does
-SPIN_MS = 6000  # CPU time that no single answer needs: a server that uses it up goes in circles
+SAN = os.environ.get("SAN", "")  # the sanitizers in our programs, as in `make test SAN=thread`
+SLOWER = 5 if SAN else 1  # times the time that things may take
+FAILSAFE = 30.0 * SLOWER  # seconds; a loaded machine may let a process wait long for its turn
+CELL_FAILSAFE = 120.0 * SLOWER  # seconds for one probe on one stage, whatever it does
+SPIN_MS = 6000 * SLOWER  # CPU time that no answer needs: a server that uses it up goes in circles
 KIB, MIB = 1024, 1024 * 1024
 
 
@@ -163,6 +165,14 @@ def wait_for(condition, what, server=None, failsafe=FAILSAFE, spin_ms=SPIN_MS):
 
 
 # Servers
+
+def finding(text, limit=30):
+    """The report of a sanitizer in what a program has said: its first lines."""
+    lines = text.splitlines()
+    begin = next((at for at, line in enumerate(lines)
+                  if re.search("Sanitizer|runtime error", line)), len(lines))
+    return "\n".join(line[:200] for line in lines[begin:begin + limit] if line.strip("= "))
+
 
 _libc = ctypes.CDLL(None, use_errno=True)
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
@@ -349,8 +359,14 @@ class Server:
         size = os.fstat(self.stderr_file.fileno()).st_size
         return os.pread(self.stderr_file.fileno(), size, 0).decode(errors="replace")
 
+    def finding(self):
+        """What a sanitizer has said of it; '' if none has."""
+        return finding(self.stderr())
+
     def last_words(self):
         """The end of stderr, for a message."""
+        if self.finding():
+            return f"A sanitizer says:\n{self.finding()}"
         lines = self.stderr().strip().splitlines()
         return f"Its last words: {lines[-1][:200]}" if lines else "It said nothing on stderr."
 
@@ -441,9 +457,18 @@ class Server:
         if self.exited() and not self.ending:
             raise Fail(f"{self.describe()}. {self.last_words()}",
                        expected="the server lives on, whatever its clients do")
-        found = re.search(r".*(Sanitizer|runtime error).*", self.stderr())
-        if found:
-            raise Fail(found.group(0), expected="no finding of a sanitizer")
+        if self.finding():
+            raise Fail(self.finding(), expected="no finding of a sanitizer")
+
+    def check_leaks(self):
+        """Fail if it has lost memory. Ends it; tests/sanitizer.cpp has what answers the signal."""
+        if self.ending or not self.asleep():  # interrupted in malloc(), it could not answer
+            return
+        self.ending = True
+        self.signal(signal.SIGRTMAX)
+        wait_for(self.exited, "the search for leaks ends")
+        if self.finding() or self.process.returncode != 0:
+            raise Fail(f"{self.describe()}. {self.last_words()}", expected="no memory is lost")
 
 
 # Clients
@@ -671,6 +696,7 @@ class Stage:
     def __init__(self, number, command=None, build=BUILD):
         self.number = number
         self.own = command is None  # one of ours, not a reader's
+        self.build = build
         self.name = STAGES[number]
         self.command = command or [os.path.join(build, self.name)]
         self.servers, self.notes = [], []
@@ -696,6 +722,9 @@ class Stage:
             except Fail as fail:
                 fail.sent = sent
                 raise
+        if self.own and "address" in SAN:
+            for server in self.servers:
+                server.check_leaks()
 
     def stop(self):
         """End all servers, and close what was opened for them."""

@@ -33,7 +33,7 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build"  # --build changes it
+BUILD = ROOT / os.environ.get("BUILD", "build")  # --build changes it
 STAGES = ("01-blocking", "02-select", "03-poll-lt", "04-epoll-lt", "05-epoll-et",
           "06-write-buffering", "07-evloop")
 START_SECONDS = 10  # for a server to say that it listens

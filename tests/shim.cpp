@@ -405,6 +405,11 @@ int wait_for(Call call, bool may_sleep, Real real) {
     if (attempt.fails()) return attempt.fail();
     int ready = attempt.end(real());
     if (ready == 0 && may_sleep) progress();
+    if (ready == -1 && errno == EINTR) {
+        // ThreadSanitizer runs a handler in the next call that it knows. select() it does not.
+        libc().poll(nullptr, 0, 0);
+        errno = EINTR;
+    }
     return ready;
 }
 

@@ -16,7 +16,8 @@ import pathlib
 import struct
 import time
 
-LIBRARY = pathlib.Path(__file__).resolve().parent.parent / "build" / "shim.so"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LIBRARY = ROOT / os.environ.get("BUILD", "build") / "shim.so"
 
 # The layout of struct Shared and struct Counter in tests/shim.cpp.
 HEADER = struct.Struct("16s4Q")
@@ -55,7 +56,7 @@ class Shim:
 
     def __init__(self, rules="", library=None):
         self.rules = rules
-        self.library = pathlib.Path(library or os.environ.get("SHIM_LIBRARY") or LIBRARY)
+        self.library = pathlib.Path(library or LIBRARY)
         if not self.library.exists():
             raise FileNotFoundError(f"{self.library} is missing: make build/shim.so")
         # A file without a name: nothing stays behind, however this process ends.

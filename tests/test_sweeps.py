@@ -23,10 +23,12 @@ import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+BUILD = ROOT / os.environ.get("BUILD", "build")
 sys.path.insert(0, str(ROOT / "tests"))
+import harness  # noqa: E402
 from shim import LEGAL, SPIN, Shim  # noqa: E402
 
-FAILSAFE = 60  # seconds after which a server that does not answer is said to hang
+FAILSAFE = 60 * harness.SLOWER  # seconds after which a server that does not answer is said to hang
 WORKERS = 4  # runs at a time
 
 OUT_OF_RESOURCES = {"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"}
@@ -75,7 +77,7 @@ class Run:
         self.shim = Shim(f"{call}:{k}:{what} SIGUSR1")
         self.said = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [str(ROOT / "build" / stage), "--port", "0"], env=self.shim.env(),
+            [str(BUILD / stage), "--port", "0"], env=self.shim.env(),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.said)  # fmt: skip
         self.clients = []
         self.end = time.monotonic() + FAILSAFE

@@ -5,6 +5,7 @@ it does is legal). A reader's server can be out of its reach: Go, for one, makes
 without libc. Then there is a note instead of a verdict, and nothing is claimed.
 """
 
+import os
 import signal
 import socket
 import struct
@@ -23,7 +24,7 @@ class OutOfReach(Exception):
 def start(stage, rules):
     """A server under the shim: the server and its counters."""
     try:
-        shim = Shim(rules)
+        shim = Shim(rules, os.path.join(stage.build, "shim.so"))
     except FileNotFoundError as error:
         if stage.own:
             raise Fail(str(error), expected="the shim: make") from None
