@@ -23,7 +23,8 @@ stage = $(or $(filter 0$(1)-%,$(stages)),$(error there is no stage $(1): N is 1 
 previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1) has none before it))
 
 .DEFAULT_GOAL := all
-.PHONY: all help test lint format prose matrix compare charts peers http threads fuzz soak repeat patches clean
+.PHONY: all help test lint format prose matrix compare charts peers http threads fuzz soak repeat patches \
+  valgrind clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load  ## build everything
 
@@ -36,7 +37,7 @@ $(stages:%=$(B)/%): $(B)/%: $(B)/obj/%/server.o
 	$(link)
 
 ifdef SAN
-programs := $(stages) 07-client load unit sim
+programs := $(stages) 07-client 07-http load unit sim
 $(programs:%=$(B)/%): $(B)/obj/tests/sanitizer.o
 endif
 
@@ -134,6 +135,9 @@ patches:  ## take each promise of the library away, and see the test that catche
 
 test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
 	@$(PYTHON) tests/run.py --build $(B)
+
+valgrind: all $(B)/unit $(B)/sim $(B)/shim.so  ## no bad access, nothing lost, no descriptor left open
+	@$(PYTHON) tests/valgrind.py --build $(B)
 
 lint:  ## formatting, static analysis, and whether the prose shows the code as it is
 	@$(PYTHON) tests/lint.py

@@ -779,7 +779,7 @@ def run_probe(the_probe, stage):
 class Cell:
     """One probe on one stage, in a process of its own, so that it cannot disturb the others."""
 
-    def __init__(self, the_probe, number, command=None, build=BUILD):
+    def __init__(self, the_probe, number, command=None, build=BUILD, stage_class=Stage):
         self.probe, self.number = the_probe, number
         self.deadline = time.monotonic() + CELL_FAILSAFE
         starter = os.getpid()
@@ -788,7 +788,7 @@ class Cell:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self.pipe)
-            self._work(starter, write_end, Stage(number, command, build))
+            self._work(starter, write_end, stage_class(number, command, build))
         os.close(write_end)
 
     def _work(self, starter, write_end, stage):
