@@ -26,7 +26,8 @@ namespace {
 // times a second. A test asks whether a server sleeps, so here it is made, and ended, before main.
 [[gnu::constructor]] void end_background_thread() {
     pthread_t other;
-    if (pthread_create(&other, nullptr, [](void* none) { return none; }, nullptr) != 0) return;
+    void* (*nothing)(void*) = [](void* none) { return none; };
+    if (pthread_create(&other, nullptr, nothing, nullptr) != 0) return;
     pthread_join(other, nullptr);
     __sanitizer_sandbox_on_notify(nullptr);
 }
