@@ -421,5 +421,6 @@ int main(int argc, char** argv) {
             std::printf("--seed %u: %s\n", seed, failure.c_str()), std::fflush(stdout);
     }
     std::printf("%u passed, %u failed\n", runs - failed, failed);
+    std::fclose(stderr);
     return failed == 0 ? 0 : 1;
 }
