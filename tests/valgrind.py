@@ -48,7 +48,7 @@ def under_valgrind(log, command, kinds="all"):
 def findings(log, allowed=""):
     """What a log says that it should not; '' if nothing. `allowed`: what may be open at the end."""
     text = re.sub(r"^==\d+== ?", "", log.read_text(errors="replace"), flags=re.M)
-    blocks = re.split(r"\n\s*\n", text)
+    blocks = re.split(r"\n\s*\n|\n(?=Open )", text)
     errors = re.search(r"^ERROR SUMMARY: (\d+) errors", text, re.M)
     if not errors:
         return f"valgrind has not come to its end:\n{text[-1000:]}"
@@ -93,7 +93,7 @@ class Stage(harness.Stage):
             self.check(server, others_may=r"Open \S+ socket \d+: \S+ <-> unbound|epoll_create")
 
     def let_go(self, server):
-        """Its clients have left: wait until it has closed them all, or sleeps on without doing so."""
+        """Its clients have left: wait until it has closed them all, or sleeps without doing so."""
         looks = collections.deque(maxlen=harness.Stillness.rounds)
 
         def done():
