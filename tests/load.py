@@ -650,7 +650,7 @@ def print_tables(comparison):
     print(wake_table(comparison))
     memory = idle_memory(comparison)
     if memory:
-        print("Bytes of memory per idle connection: "
+        print("Bytes of memory per idle connection:\n  "
               + ", ".join(f"{stage[:2]} {value:,.0f}" for stage, value in memory.items()))
     if load_shim() is None:
         print("\nSystem calls were not counted: make build/shim.so")
