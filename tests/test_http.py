@@ -39,6 +39,11 @@ def get(path="/bytes/5", *fields, method="GET", version="1.1", body=b""):
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+def beginning(line):
+    """A request with this first line, and nothing wrong behind it."""
+    return line + b"\r\nHost: test\r\n\r\n"
+
+
 def padded(size):
     """A request whose head has exactly so many bytes."""
     return get("/bytes/5", "X: " + "x" * (size - len(get("/bytes/5", "X: "))))
@@ -349,19 +354,19 @@ class Closing(Http):
 
     # What is refused, and with what. A request follows each, and must not be answered.
     REFUSED = (
-        (400, b"GET /\r\n"), (400, b"nonsense\r\n"), (400, b"\x16\x03\x01\x02\r\n"),
-        (400, b"GET  / HTTP/1.1\r\n"), (400, b" GET / HTTP/1.1\r\n"),
-        (400, b"GET / HTTP/1.1 \r\n"), (400, b"GET\t/ HTTP/1.1\r\n"),
-        (400, b"GET /a b HTTP/1.1\r\n"), (400, b"G[T / HTTP/1.1\r\n"),
-        (400, b"GET bytes HTTP/1.1\r\n"), (400, b"GET * HTTP/1.1\r\n"),
-        (400, b"GET /\x00 HTTP/1.1\r\n"), (400, b"GET /\xff HTTP/1.1\r\n"),
-        (400, b"GET / HTTP/11\r\n"), (400, b"GET / http/1.1\r\n"), (400, b"GET / HTTP/1.1x\r\n"),
-        (505, b"GET / HTTP/2.0\r\n"), (505, b"PRI * HTTP/2.0\r\n"), (505, b"GET / HTTP/0.9\r\n"),
+        *((400, beginning(line)) for line in (
+            b"GET /", b"nonsense", b"\x16\x03\x01\x02", b"GET  / HTTP/1.1", b" GET / HTTP/1.1",
+            b"GET / HTTP/1.1 ", b"GET\t/ HTTP/1.1", b"GET /a b HTTP/1.1", b"G[T / HTTP/1.1",
+            b"GET bytes HTTP/1.1", b"GET * HTTP/1.1", b"GET /\0 HTTP/1.1", b"GET /\xff HTTP/1.1",
+            b"GET / HTTP/11", b"GET / http/1.1", b"GET / HTTP/1.1x", b"GET / HTTP/1,1")),
+        *((505, beginning(line)) for line in (
+            b"GET / HTTP/2.0", b"PRI * HTTP/2.0", b"GET / HTTP/0.9")),
+        *((400, b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % host) for host in (
+            b"a b", b"a/b", b"a?b", b"a@b")),
         (400, b"GET / HTTP/1.1\r\n\r\n"), (400, get("/", "Host: test")),
-        (400, get("/", "host: other")), (400, b"GET / HTTP/1.1\r\nHost: a b\r\n"),
-        (400, b"GET / HTTP/1.1\r\nHost: a/b\r\n"), (400, b"GET / HTTP/1.1\r\nHost: a@b\r\n"),
+        (400, get("/", "host: other")),
         (400, get("/", "X : y")), (400, get("/", "X\t: y")), (400, get("/", "X: y", " z")),
-        (400, get("/", "X: y", "\tz: a")), (400, b"GET / HTTP/1.1\r\n Host: a\r\n"),
+        (400, get("/", "X: y", "\tz: a")), (400, beginning(b"GET / HTTP/1.1\r\n X: a")),
         (400, get("/", "X")), (400, get("/", ": y")), (400, get("/", "X(: y")),
         (400, get("/", "X: a\rb")), (400, get("/", "X: a\0b")), (400, get("/", "X: \x07")),
         (400, get("/", "Content-Length: x")), (400, get("/", "Content-Length:")),
