@@ -103,6 +103,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("stage", type=int, choices=range(1, 8))
     arguments.add_argument("--build", default="build")
+    arguments.add_argument("--steps", default="1-7", metavar="4-5", help="print only these")
     options = arguments.parse_args()
     if not shutil.which("strace"):
         sys.exit("strace is missing: apt-get install strace")
@@ -111,15 +112,16 @@ def main():
     if options.stage == 7:
         command += ["--tick-ms", "3600000"]  # none while we look
 
+    first, last = map(int, options.steps.split("-"))
     with tempfile.NamedTemporaryFile() as log:
         server = Traced(command, log.name)
         try:
             server.calls()  # the set-up
-            for name, step in story(server.port):
+            for number, (name, step) in enumerate(story(server.port), 1):
                 step()
-                print(name)
-                for call in server.calls():
-                    print("    " + call)
+                calls = server.calls()
+                if first <= number <= last:
+                    print(name, *calls, sep="\n    ")
         finally:
             server.end()
 
