@@ -567,20 +567,20 @@ def measure_extra(stages, progress):
 def scenario_table(comparison, scenario):
     """One scenario: a line per stage, 80 columns."""
     lines = [scenario.title,
-             f"{'':18}{'messages/s':>11}{'CPU us':>9}{'+-':>7}{'change':>7}"
-             f"{'p50 us':>7}{'p99':>7}{'p99.9':>8}{'calls':>6}"]
+             f"{'':18}{'messages/s':>10}{'CPU us':>8}{'+-':>7}{'change':>7}"
+             f"{'p50 us':>8}{'p99':>8}{'p99.9':>8}{'calls':>6}"]
     before = None
     for stage in comparison.stages:
         r = comparison.result(stage, scenario.key)
         if "failed" in r:
-            lines.append(f"{stage:18}{'-':>11}  {r['failed']}")
+            lines.append(f"{stage:18}{'-':>10}  {r['failed']}")
             continue
         changed = change(before["cpu_us"]["rounds"], r["cpu_us"]["rounds"]) if before else ""
-        calls = "-" if r["calls"] is None else f"{r['calls']:.2f}"
+        calls = "-" if r["calls"] is None else f"{r['calls']:.{2 if r['calls'] < 100 else 1}f}"
         lines.append(
-            f"{stage:18}{r['throughput']['median']:>11,.0f}"
-            f"{r['cpu_us']['median']:>9.2f}{r['cpu_us']['spread']:>7.2f}{changed:>7}"
-            f"{r['p50_us']['median']:>7,.0f}{r['p99_us']['median']:>7,.0f}"
+            f"{stage:18}{r['throughput']['median']:>10,.0f}"
+            f"{r['cpu_us']['median']:>8.2f}{r['cpu_us']['spread']:>7.2f}{changed:>7}"
+            f"{r['p50_us']['median']:>8,.0f}{r['p99_us']['median']:>8,.0f}"
             f"{r['p999_us']['median']:>8,.0f}{calls:>6}")
         before = r
     return "\n".join(lines)
