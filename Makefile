@@ -6,8 +6,9 @@ CPPFLAGS += -I. -MMD -MP
 LDLIBS += -pthread
 PYTHON ?= python3
 
-# As many jobs as there are cores, also if nobody says -j.
-ifeq ($(MAKELEVEL),0)
+# As many jobs as there are cores, also if nobody says -j. (Not around a server that ends by Ctrl-C:
+# make would complain of jobs that it has lost.)
+ifeq ($(MAKELEVEL)$(filter run-%,$(MAKECMDGOALS)),0)
 MAKEFLAGS += -j$(shell nproc)
 endif
 
@@ -23,8 +24,8 @@ stage = $(or $(filter 0$(1)-%,$(stages)),$(error there is no stage $(1): N is 1 
 previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1) has none before it))
 
 .DEFAULT_GOAL := all
-.PHONY: all help test lint format prose matrix compare charts peers http threads fuzz soak repeat patches \
-  valgrind clean
+.PHONY: all help test lint format prose matrix compare peers http threads measured \
+  fuzz soak repeat patches valgrind clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load  ## build everything
 
@@ -118,8 +119,17 @@ http: all  ## 07-http beside nginx: CPU per request, requests a second; SLICES=1
 threads: all  ## stage 7 with several loops: how connections spread, what is gained
 	@$(PYTHON) tests/threads.py --build $(B)
 
-charts: compare  ## compare, and put the picture that README.md shows where it is looked for
+# For a quiet machine: it takes about half an hour.
+keep := $(PYTHON) tests/measured.py --keep
+measured: all $(B)/shim.so  ## all measurements, into tests/MEASURED.md and the pictures beside it
+	$(keep) compare make compare
 	cp build/idle-curve.svg tests/charts/
+	$(keep) full make compare FULL=1
+	cp build/throughput.svg build/latency.svg build/cost.svg tests/charts/
+	$(keep) peers make peers
+	$(keep) threads make threads
+	$(keep) http make http
+	@$(PYTHON) tests/prose.py --write
 
 fuzz:  ## coverage-guided fuzzing of frames and of stage 7, for MINUTES=10
 	@$(PYTHON) tests/fuzz.py --build $(B) --minutes $(or $(MINUTES),10)

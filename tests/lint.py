@@ -61,6 +61,11 @@ def matrix():
     return run(sys.executable, "tests/matrix.py", "--check", "README.md")
 
 
+def measured():
+    """No stage, scenario or peer is missing from what was measured, and the pictures fit it."""
+    return run(sys.executable, "tests/measured.py", "--check")
+
+
 def python():
     """The scripts compile, and no line is longer than 100 columns."""
     problems = run(sys.executable, "-m", "compileall", "-q", "tests").splitlines()
@@ -79,7 +84,8 @@ def top_level():
 
 def main():
     passed = failed = 0
-    for check in (formatting, static_analysis, clang_builds, prose, matrix, python, top_level):
+    for check in (formatting, static_analysis, clang_builds, prose, matrix, measured, python,
+                  top_level):
         problem = check()
         print(f"{'FAIL' if problem else 'ok  '}  {check.__doc__}", flush=True)
         if problem:

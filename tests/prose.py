@@ -18,6 +18,11 @@ A chapter marks a place, and this script fills it:
     ... what the command prints; only for commands that print the same each time ...
     ```
 
+    <!-- measured compare: 100 connections, 64 B frames -->
+    ```text
+    ... that table of tests/MEASURED.md, which `make measured` writes ...
+    ```
+
     <!-- twins 4 -->
     ... what stage 4's broken twins are, from the heads of the patches in its break/ ...
     <!-- /twins -->
@@ -34,7 +39,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- (code|diff|output) (.+?) -->\n```\w*\n)(.*?)(^```$)", re.M | re.S)
+BLOCK = re.compile(r"(<!-- (code|diff|output|measured) (.+?) -->\n```\w*\n)(.*?)(^```$)",
+                   re.M | re.S)
 TWINS = re.compile(r"(<!-- twins (\d) -->\n).*?(<!-- /twins -->)", re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -88,6 +94,18 @@ def output(argument):
     return [line.rstrip() for line in done.stdout.splitlines()]
 
 
+def measured(argument):
+    """The table with this title in a section of tests/MEASURED.md."""
+    name, title = argument.split(": ", 1)
+    page = (ROOT / "tests" / "MEASURED.md").read_text()
+    section = page.partition(f"<!-- measured {name} -->\n")[2].partition("<!-- /measured -->")[0]
+    for block in section.replace("```text\n", "\n").replace("\n```", "\n\n").split("\n\n"):
+        lines = block.strip("\n").splitlines()
+        if lines and lines[0].startswith(title):
+            return lines
+    raise ValueError(f"tests/MEASURED.md: {name}: no table {title!r}")
+
+
 def twins(number):
     """A table of a stage's broken twins."""
     lines = ["| without | a user sees | caught by |", "|---|---|---|"]
@@ -99,7 +117,7 @@ def twins(number):
 
 def filled(text):
     """The chapter's text with every marked block made anew."""
-    make = {"code": code, "diff": diff, "output": output}
+    make = {"code": code, "diff": diff, "output": output, "measured": measured}
 
     def fill(match):
         if "trace.py" in match[3] and not shutil.which("strace"):
