@@ -55,20 +55,32 @@ def talk(server, frames):
     ready.register(server, selectors.EVENT_READ)
     ready.register(0, selectors.EVENT_READ)
     received = typed = b""
+    asked = answered = False
     while True:
         for key, _ in ready.select():
             data = server.recv(65536) if key.fileobj is server else os.read(0, 65536)
             if key.fileobj is server and not data:
-                return "the server closed in the middle of a frame" if received else ""
+                return ending(received, asked and not answered, frames)
             if key.fileobj is server:
+                answered = True
                 received = show(received + data, frames)
             elif data:
+                asked = True
                 *lines, typed = (typed + data).split(b"\n")
                 server.sendall(b"".join(pack(x) if frames else x + b"\n" for x in lines))
             else:
                 server.sendall((pack(typed) if frames else typed) if typed else b"")
                 ready.unregister(0)
                 server.shutdown(socket.SHUT_WR)
+
+
+def ending(received, unanswered, frames):
+    """What there is to say when the server has closed; '' if all is well."""
+    if received:
+        return "talk: the server closed in the middle of a frame"
+    if unanswered and not frames:
+        return "talk: closed without an answer (is it stage 7? --frames talks to it)"
+    return "talk: closed without an answer" if unanswered else ""
 
 
 def main():
@@ -88,7 +100,8 @@ def main():
             server.settimeout(None)
             return talk(server, frames)
     except OSError as error:
-        return f"talk: {options.host}:{options.port}: {error.strerror or error}"
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        return f"talk: {host}:{options.port}: {error.strerror or error}"
 
 
 if __name__ == "__main__":
