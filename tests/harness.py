@@ -186,6 +186,11 @@ def die_with_parent(starter):
         os._exit(1)
 
 
+def heed_interrupts():
+    """In a child: let SIGINT end it. What a shell starts with "&" ignores it, and all it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def raise_fd_limit():
     """As many descriptors as this process may have. Returns how many."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -21,6 +21,7 @@ import unittest
 import xml.etree.ElementTree
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import harness  # pylint: disable=wrong-import-position
 import load  # pylint: disable=wrong-import-position
 
 SCRIPT = load.ROOT / "tests" / "load.py"
@@ -379,7 +380,8 @@ class Script(unittest.TestCase):
             with self.subTest(number.name), tempfile.TemporaryDirectory() as folder:
                 script = subprocess.Popen(
                     [sys.executable, SCRIPT, "--json", f"{folder}/out.json"],
-                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    preexec_fn=harness.heed_interrupts)
                 wait_for(lambda script=script: len(children(script.pid)) >= 2)
                 left = children(script.pid)
                 script.send_signal(number)

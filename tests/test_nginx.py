@@ -67,7 +67,8 @@ class Run(unittest.TestCase):
     def start(self, *arguments):
         """The script in a process group of its own."""
         process = subprocess.Popen([*SCRIPT, *arguments], stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True, start_new_session=True)
+                                   stderr=subprocess.PIPE, text=True, start_new_session=True,
+                                   preexec_fn=harness.heed_interrupts)
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)
         return process
