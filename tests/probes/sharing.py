@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 
 import kernel
 from harness import KIB, MIB, Fail, Gone, Lesson, frame, probe, raise_fd_limit, wait_for
@@ -12,9 +13,16 @@ from tracing import traced
 def starves(client):
     """Nobody reads what `client` has sent: it is there, and every thread of the server sleeps.
 
-    On loopback, bytes that somebody waits for wake him up before send() returns.
+    On loopback, bytes that somebody waits for wake him up before send() returns. A server may be on
+    its way to them all the same, and sleep a little in between: then it wakes up while we look. (On
+    a busy machine, a thread that waits for a core is not asleep.)
     """
-    return client.server.asleep() and client.unread() > 0
+    server = client.server
+    before = server.wake_ups()
+    if not server.asleep() or client.unread() == 0:
+        return False
+    time.sleep(0.5)
+    return server.asleep() and client.unread() > 0 and server.wake_ups() == before
 
 
 @probe(row=1, title="the second client is served while the first one idles",
