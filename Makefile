@@ -131,7 +131,7 @@ measured: all $(B)/shim.so  ## all measurements, into tests/MEASURED.md and the 
 	$(keep) http make http
 	@$(PYTHON) tests/prose.py --write
 
-fuzz:  ## coverage-guided fuzzing of frames and of stage 7, for MINUTES=10
+fuzz:  ## coverage-guided fuzzing of frames, HTTP and stage 7, for MINUTES=10
 	@$(PYTHON) tests/fuzz.py --build $(B) --minutes $(or $(MINUTES),10)
 
 soak: all  ## random clients from a seed against every stage, for MINUTES=2

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Fuzz the frame codec and the server of stage 07, guided by coverage. This is `make fuzz`.
+"""Fuzz both codecs and the server of stage 07, guided by coverage. This is `make fuzz`.
 
-    tests/fuzz.py --minutes 10     both fuzzers, half of the time each
+    tests/fuzz.py --minutes 10     all fuzzers, each for its share of the time
     tests/fuzz.py --replay         no libFuzzer: every input of the corpus once (in `make test`)
     tests/fuzz.py --planted        copies of the code with a fault each: all must be found
     tests/fuzz.py --update         fuzz, then make the kept corpus anew, as small as can be
@@ -25,6 +25,7 @@ import runner
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = {"frame": ["tests/fuzz/frame_fuzz.cpp"],
+           "http": ["tests/fuzz/http_fuzz.cpp"],
            "server": ["tests/fuzz/server_fuzz.cpp", "07-evloop/evloop.cpp",
                       "@tests/fuzz/link.opts"]}
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
@@ -46,6 +47,20 @@ PLANTED = [
     ("frame", "the magic is looked at when it is whole", "07-evloop/frame.h",
      "if (magic != frame_magic.substr(0, magic.size()))",
      "if (magic.size() == 4 && magic != frame_magic)"),
+    ("http", "the last of two lengths counts", "07-evloop/http.h",
+     "if (length_seen_ || value.empty()", "if (value.empty()"),
+    ("http", "a length may have a sign", "07-evloop/http.h",
+     "std::from_chars(value.data(), end, request_.body_size)",
+     "std::from_chars(value.data() + value.starts_with('+'), end, request_.body_size)"),
+    ("http", "a space before the colon is no matter", "07-evloop/http.h",
+     "!is_token(line.substr(0, colon))", "!is_token(trim(line.substr(0, colon)))"),
+    ("http", "a control character is part of a value", "07-evloop/http.h",
+     "if (std::any_of(value.begin(), value.end(), is_control))", "if (false)"),
+    ("http", "only a whole option closes, and not one in a list", "07-evloop/http.h",
+     "std::string_view option = trim(list.substr(0, comma));",
+     "std::string_view option = list;"),
+    ("http", "a head may go on for ever", "07-evloop/http.h",
+     "if (request.status == 0 && full)", "if (false && full)"),
     ("server", "a frame is answered and not consumed", "07-evloop/server.cpp",
      "conn.consume(frame.bytes.size());", ""),
     ("server", "only the header of a frame is consumed", "07-evloop/server.cpp",
@@ -169,14 +184,14 @@ def progress_of(name):
 
 
 def fuzz(minutes, build_folder, update):
-    """Both fuzzers, half of the time each."""
+    """All fuzzers, each for its share of the time."""
     failed = 0
     for name in SOURCES:
         folder = build_folder / name
         shutil.rmtree(folder / "corpus", ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         program = build(name, folder / "fuzzer")
-        fuzzer = Fuzzer(program, folder, int(minutes * 30), [corpus_of(name)])
+        fuzzer = Fuzzer(program, folder, int(minutes * 60 / len(SOURCES)), [corpus_of(name)])
         if fuzzer.work(progress_of(name)):
             say(f"ok    {name}: {fuzzer.executed():,} inputs, nothing found")
             if update:
@@ -266,7 +281,7 @@ def planted(build_folder, only):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--minutes", type=float, default=2, help="for both together (default 2)")
+    arguments.add_argument("--minutes", type=float, default=2, help="for all together (default 2)")
     arguments.add_argument("--build", default=harness.BUILD, help="where the programs go")
     arguments.add_argument("--replay", action="store_true", help="only the kept inputs, with g++")
     arguments.add_argument("--planted", nargs="?", const="", default=None, metavar="WORDS",
