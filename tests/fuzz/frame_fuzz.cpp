@@ -3,25 +3,12 @@
 #include "07-evloop/frame.h"
 #include "script.h"
 
-#include <cstring>
-#include <memory>
 #include <vector>
 
 namespace {
 
 constexpr std::size_t longest = 1 << 20;  // bytes of a stream, before its last piece
 constexpr std::size_t worth_a_copy = 8192;  // bytes
-
-// The bytes in memory that ends where they end, so that AddressSanitizer sees a read beyond.
-struct Exact {
-    explicit Exact(std::string_view from) : memory(new char[from.size()]), size(from.size()) {
-        if (size != 0) std::memcpy(memory.get(), from.data(), size);
-    }
-    std::string_view view() const { return {memory.get(), size}; }
-
-    std::unique_ptr<char[]> memory;
-    std::size_t size;
-};
 
 // What holds for an answer on its own.
 void check_answer(std::string_view bytes, const Frame& frame) {
@@ -114,19 +101,14 @@ void check_against_reference(std::string_view stream, const Outcome& outcome) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    Script script(data, size);
-    std::string stream;
-    std::vector<std::size_t> cuts{0};
-    while (!script.over() && stream.size() < longest) {
-        stream += next_piece(script, static_cast<int>(script.number(1) % piece_kinds));
-        cuts.push_back(stream.size());
-    }
-    Outcome whole = in_parts(stream, {stream.size()});
-    check_against_reference(stream, whole);
-    require(in_parts(stream, cuts) == whole, "cut anywhere, the same frames as whole");
-    if (stream.size() > 200) return 0;
-    std::vector<std::size_t> everywhere;
-    for (std::size_t cut = 0; cut <= stream.size(); ++cut) everywhere.push_back(cut);
-    require(in_parts(stream, everywhere) == whole, "cut everywhere, the same frames as whole");
+    CutStream stream(Script(data, size), longest, [](Script& script) {
+        return next_piece(script, static_cast<int>(script.number(1) % piece_kinds));
+    });
+    Outcome whole = in_parts(stream.bytes, {stream.bytes.size()});
+    check_against_reference(stream.bytes, whole);
+    require(in_parts(stream.bytes, stream.cuts) == whole, "cut anywhere, the same as whole");
+    if (stream.bytes.size() > 200) return 0;
+    stream.cut_everywhere();
+    require(in_parts(stream.bytes, stream.cuts) == whole, "cut everywhere, the same as whole");
     return 0;
 }

@@ -6,8 +6,6 @@
 #include "07-evloop/http.h"
 #include "script.h"
 
-#include <cstring>
-#include <memory>
 #include <optional>
 #include <vector>
 
@@ -182,20 +180,13 @@ void check_against_reference(std::string_view bytes, const Request& found) {
     }
 }
 
-// In memory that ends where the bytes end, so that AddressSanitizer sees a read beyond.
-Request parse_exactly(std::string_view bytes, std::unique_ptr<char[]>& memory) {
-    memory.reset(new char[bytes.size()]);
-    if (!bytes.empty()) std::memcpy(memory.get(), bytes.data(), bytes.size());
-    return parse_request({memory.get(), bytes.size()});
-}
-
 // However the bytes come in, the decision is the same: nothing is decided too early, and what is
 // decided stays.
 void check_cuts(std::string_view bytes, const std::vector<std::size_t>& cuts) {
     std::optional<Request> decided;
-    std::vector<std::unique_ptr<char[]>> memory(cuts.size());
-    for (std::size_t i = 0; i < cuts.size(); ++i) {
-        Request request = parse_exactly(bytes.substr(0, cuts[i]), memory[i]);
+    std::vector<Exact> copies;
+    for (std::size_t cut : cuts) {
+        Request request = parse_request(copies.emplace_back(bytes.substr(0, cut)).view());
         if (decided) require(same(request, *decided), "what is decided stays decided");
         if (request.status != 0) decided = request;
     }
@@ -204,27 +195,18 @@ void check_cuts(std::string_view bytes, const std::vector<std::size_t>& cuts) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    Script script(data, size);
-    std::string stream;
-    std::vector<std::size_t> cuts{0};
-    while (!script.over() && stream.size() < longest) {
-        stream += next_word(script);
-        cuts.push_back(stream.size());
-    }
+    CutStream stream(Script(data, size), longest, next_word);
     // One request behind the other, as a server reads them.
-    std::string_view rest = stream;
+    std::string_view rest = stream.bytes;
     for (;;) {
-        std::unique_ptr<char[]> memory;
-        Request request = parse_exactly(rest, memory);
+        Exact copy(rest);
+        Request request = parse_request(copy.view());
         check_against_reference(rest, request);
         if (request.status != 200) break;
         rest.remove_prefix(request.head_size);
         rest.remove_prefix(std::min<std::size_t>(request.body_size, rest.size()));
     }
-    if (stream.size() <= 100) {
-        cuts.clear();
-        for (std::size_t cut = 0; cut <= stream.size(); ++cut) cuts.push_back(cut);
-    }
-    check_cuts(stream, cuts);
+    if (stream.bytes.size() <= 100) stream.cut_everywhere();
+    check_cuts(stream.bytes, stream.cuts);
     return 0;
 }

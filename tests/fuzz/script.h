@@ -7,9 +7,12 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unistd.h>
+#include <vector>
 
 // A property does not hold. abort() is what libFuzzer keeps the input for.
 [[noreturn]] inline void fail(const std::string& what) {
@@ -46,6 +49,36 @@ public:
 
 private:
     std::string_view rest_;
+};
+
+// What is sent, and where it is cut: at the end of each piece.
+struct CutStream {
+    template <class NextPiece>
+    CutStream(Script script, std::size_t longest, NextPiece next_piece) {
+        while (!script.over() && bytes.size() < longest) {
+            bytes += next_piece(script);
+            cuts.push_back(bytes.size());
+        }
+    }
+
+    void cut_everywhere() {
+        cuts.clear();
+        for (std::size_t cut = 0; cut <= bytes.size(); ++cut) cuts.push_back(cut);
+    }
+
+    std::string bytes;
+    std::vector<std::size_t> cuts{0};
+};
+
+// The bytes in memory that ends where they end, so that AddressSanitizer sees a read beyond.
+struct Exact {
+    explicit Exact(std::string_view from) : memory(new char[from.size()]), size(from.size()) {
+        if (size != 0) std::memcpy(memory.get(), from.data(), size);
+    }
+    std::string_view view() const { return {memory.get(), size}; }
+
+    std::unique_ptr<char[]> memory;
+    std::size_t size;
 };
 
 // A part of a stream: where it ends the stream is cut. Bytes as they are make every stream
