@@ -22,6 +22,7 @@ struct NumberOption {
     int* value;  // holds the default, receives what was given
     int min, max;
     const char* help;
+    int standard = *value;  // the default, for --help
 };
 
 // One line on stderr, and the exit status for bad usage.
@@ -47,7 +48,7 @@ inline void print_help(const Options& options, const std::vector<NumberOption>& 
                 "127.0.0.1");
     for (const NumberOption& o : numbers)
         std::printf("  --%-16s %s (default %d)\n", (std::string(o.name) + " N").c_str(), o.help,
-                    *o.value);
+                    o.standard);
     std::printf("  --%-16s %s\n", "help", "this text");
 }
 

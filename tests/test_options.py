@@ -65,7 +65,7 @@ class Options(unittest.TestCase):
     def test_help(self):
         for number, name in harness.STAGES.items():
             with self.subTest(stage=name):
-                done = run(number, "--help")
+                done = run(number, "--port", "8080", "--help")
                 self.assertEqual((done.returncode, done.stderr), (0, ""))
                 self.assertRegex(done.stdout, rf"--port N .*\(default 900{number}\)")
                 self.assertRegex(done.stdout, r"--host ADDR .*\(default 127\.0\.0\.1\)")
