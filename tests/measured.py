@@ -34,6 +34,8 @@ EXPECTED = {  # what must be found in each section, and nothing may be missing
     "http": ["07-http", "nginx"],
 }
 
+NOT_PINNED = {"threads"}  # several loops share the cores with the load
+
 CHARTS = {"compare": ["idle-curve"], "full": ["throughput", "latency", "cost"]}  # of which run
 NOT_DRAWN = {"idle-curve": {"01-blocking"}}  # it serves one client, so there are no idle ones
 
@@ -43,13 +45,14 @@ def sections():
     return {name: body for _, name, body, _ in SECTION.findall(PAGE.read_text("utf-8"))}
 
 
-def described(command, output):
+def described(name, command, output):
     """A section's text: what, where and when, and then the output."""
     where = load.machine()
+    pinned = "nothing pinned" if name in NOT_PINNED else where["pinned"]
     lines = "\n".join(line.rstrip() for line in output.strip().splitlines()
                       if not line.startswith(("All numbers:", "wrote ")))
     return (f"`{command}` on {datetime.date.today().isoformat()}: {where['cpu']}, "
-            f"{where['cores']} cores, {where['kernel']}, {where['pinned']}.\n\n"
+            f"{where['cores']} cores, {where['kernel']}, {pinned}.\n\n"
             f"```text\n{lines.strip()}\n```\n")
 
 
@@ -64,7 +67,7 @@ def keep(name, command):
     print(done.stdout, end="")
     if done.returncode != 0:
         return done.returncode
-    text = described(shlex.join(command), done.stdout)
+    text = described(name, shlex.join(command), done.stdout)
     page = PAGE.read_text("utf-8")
     PAGE.write_text(SECTION.sub(lambda m: m[1] + text + m[4] if m[2] == name else m[0], page),
                     encoding="utf-8")
