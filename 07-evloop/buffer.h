@@ -17,9 +17,7 @@ class Buffer {
 public:
     Buffer() = default;
     Buffer(Buffer&& other) noexcept { swap(other); }
-    Buffer& operator=(Buffer&& other) noexcept {
-        Buffer old;
-        old.swap(*this);
+    Buffer& operator=(Buffer other) noexcept {
         swap(other);
         return *this;
     }

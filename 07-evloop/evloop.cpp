@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -42,7 +43,7 @@ int unread(int fd) {
 
 // Run a hook. What it throws is said on stderr, and ends here.
 template <class Hook>
-bool survives(Hook hook) noexcept {
+bool survives(Hook&& hook) noexcept {
     try {
         hook();
         return true;
@@ -62,7 +63,12 @@ Conn::Conn(Loop& loop, Fd fd, const Address& peer, std::uint64_t id)
     : Source(loop, std::move(fd)), id_(id), peer_(peer) {}
 
 void Conn::consume(std::size_t n) {
-    in_.consume(std::min(n, in_.size()));  // after close() there is nothing
+    n = std::min(n, in_.size());  // after close() there is nothing
+    in_.consume(n);
+    if (n != 0) {
+        progressed_ = true;
+        more_ = !in_.empty();
+    }
     if (out_.size() >= loop_.limits_.high_water) paused_ = true;
     loop_.touch(*this);
 }
@@ -74,7 +80,7 @@ void Conn::write(std::string_view bytes) {
     // a large one, what the kernel takes at once need not be copied.
     if (bytes.size() >= direct_write && out_.empty() && !connecting_)
         bytes.remove_prefix(send_some(bytes));
-    if (bytes.empty()) return;
+    if (bytes.empty() || broken_) return;
     if (out_.empty()) out_ = loop_.take(loop_.spares_);
     try {
         out_.append(bytes);
@@ -91,15 +97,18 @@ void Conn::hold() {
 }
 
 void Conn::release() {
-    held_ = false;
+    if (!std::exchange(held_, false)) return;
     more_ = !in_.empty();
     progressed_ = true;
     loop_.touch(*this);
 }
 
 void Conn::close() {
-    begin_closing();
     loop_.touch(*this);
+    if (std::exchange(closing_, true)) return;
+    held_ = more_ = false;
+    in_.clear();
+    progressed_ = true;
 }
 
 void Conn::fail(int error) {
@@ -133,13 +142,8 @@ void Conn::finish_connect() {
 // One recv() per turn. Level-triggered epoll reports what is left when the others have had theirs,
 // so nobody can hold the loop, and no call is spent on finding EAGAIN.
 void Conn::receive() {
-    if (in_.capacity() < chunk_size) {  // none yet, or a small one for the beginning of a message
-        Buffer chunk = loop_.take(loop_.chunks_);
-        chunk.reserve(chunk_size);
-        chunk.append(in_.view());
-        in_.swap(chunk);
-        loop_.recycle(chunk);
-    }
+    // None yet, or a small one for the beginning of a message.
+    if (in_.capacity() < chunk_size) move_input(loop_.take(loop_.chunks_), chunk_size);
     std::size_t room = std::min(read_size, loop_.limits_.max_input - in_.size());
     ssize_t n = recv(fd(), in_.reserve(room), room, 0);
     if (n > 0 && !closing_) {
@@ -157,12 +161,9 @@ void Conn::receive() {
 }
 
 void Conn::offer() {
-    std::size_t before = in_.size();
+    more_ = false;  // unless it takes something
     loop_.handler_.on_read(*this);
-    bool took = in_.size() < before;
-    if (took) progressed_ = true;
-    more_ = took && !in_.empty();
-    if (!took && takes_input() && in_.size() >= loop_.limits_.max_input) fail(EMSGSIZE);
+    if (takes_input() && in_.size() >= loop_.limits_.max_input) fail(EMSGSIZE);
 }
 
 // Input that waits for us and not for the network: the rest of what the handler has not finished
@@ -188,17 +189,12 @@ void Conn::lost(int error) {
     shutdown(fd(), SHUT_RD);
 }
 
-// How many of `bytes` the kernel has taken. All of them are done with if the connection is broken.
+// How many of `bytes` the kernel has taken. For the rest, if any, EPOLLOUT will follow.
 std::size_t Conn::send_some(std::string_view bytes) {
-    ssize_t n;
     // MSG_NOSIGNAL: an error to look at, not a signal that ends the process.
-    do n = send(fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    while (n == -1 && errno == EINTR);
-    if (n == -1 && errno == EAGAIN) return 0;
-    if (n == -1) {
-        lost(errno);
-        return bytes.size();
-    }
+    ssize_t n = send(fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (n == -1 && errno != EAGAIN && errno != EINTR) lost(errno);
+    if (n <= 0) return 0;
     progressed_ = true;
     return n;
 }
@@ -223,28 +219,19 @@ bool Conn::overdue() const {
 
 void Conn::settle() {
     if (dead_ || connecting_) return;
-    if (!out_.empty()) {
-        std::size_t sent = send_some(out_.view());
-        if (!broken_) out_.consume(sent);
-    }
-    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
-    if (paused_ && out_.size() <= loop_.limits_.low_water) {
+    if (!out_.empty()) out_.consume(send_some(out_.view()));
+    if (out_.size() >= loop_.limits_.high_water) {
+        paused_ = true;
+    } else if (paused_ && out_.size() <= loop_.limits_.low_water) {
         paused_ = false;
         more_ = !in_.empty();
     }
-    if ((eof_ || drained_) && takes_input() && !more_) begin_closing();
+    if ((eof_ || drained_) && takes_input() && !more_) close();
     if (closing_ && out_.empty()) {
         if (safe_to_close()) dead_ = true;
         else if (!std::exchange(shut_, true)) shutdown(fd(), SHUT_WR);
     }
     tidy();
-}
-
-void Conn::begin_closing() {
-    if (std::exchange(closing_, true)) return;
-    held_ = more_ = false;
-    in_.clear();
-    progressed_ = true;
 }
 
 // close() with input unread, or before all has arrived, makes the kernel send a reset, and that may
@@ -256,16 +243,19 @@ bool Conn::safe_to_close() const {
                     ioctl(fd(), SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0);
 }
 
-// An idle connection holds no buffers, and one that waits for the rest of a message no large ones.
+// An idle connection holds no buffers, and one that waits for the rest of a message no chunk.
 void Conn::tidy() {
-    if (out_.empty()) loop_.recycle(out_);
-    if (in_.empty()) loop_.recycle(in_);
-    if (in_.size() <= small_input && in_.capacity() >= chunk_size) {
-        Buffer small = loop_.take(loop_.spares_);
-        small.append(in_.view());
-        in_.swap(small);
-        loop_.recycle(small);
-    }
+    if (out_.empty()) loop_.recycle(std::move(out_));
+    if (in_.empty()) loop_.recycle(std::move(in_));
+    if (in_.size() <= small_input && in_.capacity() >= chunk_size)
+        move_input(loop_.take(loop_.spares_), in_.size());
+}
+
+void Conn::move_input(Buffer to, std::size_t capacity) {
+    to.reserve(capacity);
+    to.append(in_.view());
+    in_.swap(to);
+    loop_.recycle(std::move(to));
 }
 
 // ---- Loop: what it watches ---------------------------------------------------------------------
@@ -282,7 +272,9 @@ struct Loop::Extra : Source {
     void on_ready(std::uint32_t events) override {
         bool last = over(events);
         loop_.handler_.on_fd(fd(), events);
-        if (last && !retired_) loop_.remove_fd(fd());
+        // An error may be over once it has been read: that of a datagram socket is.
+        pollfd now{.fd = fd(), .events = 0, .revents = 0};
+        if (last && poll(&now, 1, 0) == 1) give_up();
     }
 
     // The other side is gone and nothing is left to read. That cannot be masked, so it would be
@@ -291,8 +283,8 @@ struct Loop::Extra : Source {
         return events & (EPOLLHUP | EPOLLERR) && (!(events & EPOLLIN) || unread(fd()) == 0);
     }
 
-    void on_exception() override {
-        if (!retired_) loop_.remove_fd(fd());
+    void give_up() override {
+        if (loop_.at(fd()) == this) loop_.retire(fd());
     }
 };
 
@@ -306,7 +298,8 @@ struct Loop::Wakeup : Source {
 
 Loop::Loop(Handler& handler, Limits limits)
     : handler_(handler), limits_(limits), epoll_(epoll_create1(EPOLL_CLOEXEC)), now_(clock_now()) {
-    assert(limits_.tick > 0ms && limits_.low_water <= limits_.high_water);
+    assert(std::min({limits_.tick, limits_.connect, limits_.drain}) > 0ms);
+    assert(limits_.low_water <= limits_.high_water && limits_.high_water > 0);
     assert(std::max({limits_.tick, limits_.idle, limits_.connect, limits_.drain}) <= 24h * 366);
     next_tick_ = now_ + limits_.tick;
     chunks_.reserve(max_chunks);
@@ -320,7 +313,8 @@ Loop::Loop(Handler& handler, Limits limits)
 Loop::~Loop() {
     stopping_ = true;  // on_close() can begin nothing new
     each_conn([](Conn& conn) { conn.fail(ECANCELED); });
-    while (!touched_.empty()) settle();
+    do settle();
+    while (!touched_.empty());
 }
 
 bool Loop::listen(Fd listener) {
@@ -352,7 +346,7 @@ Conn* Loop::connect(const Address& to) {
 bool Loop::add_fd(int fd, std::uint32_t events) {
     remove_fd(fd);
     if (at(fd) != nullptr) return errno = EEXIST, false;
-    if (fd < 0) return errno = EBADF, false;
+    if (fcntl(fd, F_GETFD) == -1) return false;
     return watch(std::make_unique<Extra>(*this, fd), events);
 }
 
@@ -364,15 +358,12 @@ Source* Loop::at(int fd) const {
     return fd >= 0 && static_cast<std::size_t>(fd) < sources_.size() ? sources_[fd].get() : nullptr;
 }
 
-Conn* Loop::conn(int fd) const {
-    Source* source = at(fd);
-    return source != nullptr ? source->conn() : nullptr;
-}
+Conn* Loop::conn(int fd) const { return dynamic_cast<Conn*>(at(fd)); }
 
 template <class Visit>
 void Loop::each_conn(Visit visit) {
     for (auto& source : sources_)
-        if (Conn* conn = source ? source->conn() : nullptr) visit(*conn);
+        if (auto* conn = dynamic_cast<Conn*>(source.get())) visit(*conn);
 }
 
 // Install a source and wait for `events`. False, with errno, and it is gone, if the kernel refuses.
@@ -403,7 +394,6 @@ Source& Loop::install(std::unique_ptr<Source> source) {
 // An event for it may still be in the batch that is being dispatched, so the object outlives it.
 void Loop::retire(int fd) {
     set_interest(*sources_[fd], 0);  // fails if the owner has closed it: epoll knows that already
-    sources_[fd]->retired_ = true;
     sources_[fd]->next_ = std::move(retired_);
     retired_ = std::move(sources_[fd]);
 }
@@ -442,13 +432,12 @@ Buffer Loop::take(std::vector<Buffer>& pool) {
     return buffer;
 }
 
-void Loop::recycle(Buffer& buffer) {
+void Loop::recycle(Buffer buffer) {
     if (buffer.capacity() == 0) return;
     auto& pool = buffer.capacity() >= chunk_size ? chunks_ : spares_;
     buffer.clear();
     if (pool.size() < pool.capacity() && buffer.capacity() <= 2 * chunk_size)
         pool.push_back(std::move(buffer));
-    buffer = Buffer{};
 }
 
 // ---- Loop: a turn ------------------------------------------------------------------------------
@@ -462,12 +451,12 @@ bool Loop::turn() {
     dispatch();
     for (std::size_t i = 0; i < left_over; ++i) {
         Conn& conn = *touched_[i];
-        if (!survives([&] { conn.offer_again(); })) conn.on_exception();
+        if (!survives([&] { conn.offer_again(); })) conn.give_up();
     }
     now_ = clock_now();  // once for a turn and not for each message
-    if (stop_requested_ && !stopping_) begin_stop();
     if (now_ >= next_tick_) tick();
-    if (stopping_ && now_ >= stop_deadline_) each_conn([](Conn& conn) { conn.fail(ETIMEDOUT); });
+    if (stop_requested_ && !stopping_) begin_stop();
+    if (now_ >= stop_deadline_) each_conn([](Conn& conn) { conn.fail(ETIMEDOUT); });
     settle();
     return !stopping_ || connections_ != 0;
 }
@@ -476,18 +465,18 @@ bool Loop::turn() {
 // epoll_wait() never returns early, so that it need not be asked twice.
 int Loop::timeout() const {
     if (!touched_.empty()) return 0;
-    Time until = stopping_ ? std::min(next_tick_, stop_deadline_) : next_tick_;
-    return static_cast<int>(std::clamp(until - clock_now(), Time{0}, Time{INT_MAX}).count());
+    Time left = std::min(next_tick_, stop_deadline_) - clock_now();
+    return static_cast<int>(std::clamp(left, Time{0}, Time{INT_MAX}).count());
 }
 
 void Loop::dispatch() {
-    epoll_event ready[256];  // more come back next time
-    int count = epoll_wait(epoll_.get(), ready, std::size(ready), timeout());
+    epoll_event events[256];  // more come back next time
+    int count = epoll_wait(epoll_.get(), events, std::size(events), timeout());
     // After EINTR the count is -1: nothing was ready, and the turn goes on with what else is due.
     for (int i = 0; i < count; ++i) {
-        auto& source = *static_cast<Source*>(ready[i].data.ptr);
-        if (source.retired_) continue;
-        if (!survives([&] { source.on_ready(ready[i].events); })) source.on_exception();
+        auto& source = *static_cast<Source*>(events[i].data.ptr);
+        if (at(source.fd()) != &source) continue;  // retired by a hook of this batch
+        if (!survives([&] { source.on_ready(events[i].events); })) source.give_up();
     }
 }
 
@@ -551,6 +540,7 @@ void Loop::tick() {
         if (stopping_) touch(conn);  // what it was sent may be acknowledged by now
     });
     survives([this] { handler_.on_tick(); });
+    now_ = clock_now();  // it may have taken long
 }
 
 // No new clients. Who is in the queue is served, and of everyone what has come by now.
@@ -559,9 +549,9 @@ void Loop::begin_stop() {
     stopping_ = true;
     stop_deadline_ = now_ + limits_.drain;
     for (int listener : listeners_) {
-        survives([&] {
-            for (int i = 0; i < SOMAXCONN && accept_client(listener); ++i) {}
-        });
+        bool more = true;
+        for (int i = 0; i < SOMAXCONN && more; ++i)
+            survives([&] { more = accept_client(listener); });
         retire(listener);
     }
     listeners_.clear();
@@ -584,7 +574,7 @@ void Loop::settle() {
 }
 
 void Loop::settle(Conn& conn) {
-    if (!survives([&] { conn.settle(); })) conn.on_exception();  // out of memory, in tidy()
+    if (!survives([&] { conn.settle(); })) conn.give_up();  // out of memory, in tidy()
     // Deadlines count from the end of the turn: a callback may have taken long.
     if (std::exchange(conn.progressed_, false)) conn.last_progress_ = now_;
     if (!conn.dead_ && !set_interest(conn, conn.interest())) conn.fail(errno);
@@ -594,7 +584,6 @@ void Loop::settle(Conn& conn) {
 }
 
 void Loop::destroy(Conn& conn) {
-    std::unique_ptr<Source> dying = std::move(sources_[conn.fd()]);
     --connections_;
     accepting_ = true;  // there will be a free descriptor
     if (conn.accepted_) survives([&] { handler_.on_close(conn); });
@@ -602,7 +591,8 @@ void Loop::destroy(Conn& conn) {
     // close() alone takes it out of the list only with the last copy of the descriptor, and a
     // process that was forked just now may have one (epoll(7), Q6).
     set_interest(conn, 0);
-    if (conn.out_.empty() && !conn.broken_) return;
     linger reset{.l_onoff = 1, .l_linger = 0};  // else a cut stream would look like a whole one
-    setsockopt(conn.fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    if (!conn.out_.empty() || conn.broken_)
+        setsockopt(conn.fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    sources_[conn.fd()].reset();
 }

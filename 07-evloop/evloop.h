@@ -19,7 +19,8 @@
 //     settle    send what the handler has written, close what it has closed
 //
 // Handlers ask, the loop acts. write() stores, close() and abort() mark, and only settle destroys.
-// So every function here may be called from every hook, for any connection, its own included.
+// So every function here, but for run() and turn(), may be called from every hook, for any
+// connection, its own included.
 //
 // Everything belongs to the thread that calls run(), except stop() and post(). Nothing blocks.
 // An exception that leaves a hook is said on stderr and ends the connection that it was called for.
@@ -102,13 +103,11 @@ public:
 protected:
     friend class Loop;
     virtual void on_ready(std::uint32_t events) = 0;
-    virtual void on_exception() {}
-    virtual Conn* conn() { return nullptr; }
+    virtual void give_up() {}  // a hook of it has thrown
 
     Loop& loop_;
     Fd fd_;
     std::uint32_t interest_ = 0;  // what the kernel was last told; 0: not in its list
-    bool retired_ = false;  // waits for the end of the turn; no event may reach it
     std::unique_ptr<Source> next_;
 };
 
@@ -138,9 +137,10 @@ public:
     // Close in this turn. If something is unsent the peer sees a reset, not a premature end.
     void abort() { fail(ECONNABORTED); }
 
-    // Why it ended: 0 in good order, else an errno: ECONNRESET, ETIMEDOUT, ECONNREFUSED, EMSGSIZE,
-    // ECONNABORTED (abort()), ECANCELED (a hook has thrown), ENOMEM (for a write()), ENOSPC
-    // (epoll(7), max_user_watches).
+    // Why it ended: 0 in good order, else an errno. From the network: ECONNRESET, EPIPE, ETIMEDOUT,
+    // ECONNREFUSED. From here: ETIMEDOUT (a deadline), EMSGSIZE, ECONNABORTED (abort()), ECANCELED
+    // (a hook has thrown; stop() before it was up; the loop is destroyed), ENOMEM (for a write()),
+    // ENOSPC (epoll(7), max_user_watches).
     int error() const { return error_; }
 
     std::uint64_t id() const { return id_; }  // unique in its loop; descriptors are used again
@@ -154,8 +154,7 @@ private:
     Conn(Loop& loop, Fd fd, const Address& peer, std::uint64_t id);
 
     void on_ready(std::uint32_t events) override;
-    void on_exception() override { fail(ECANCELED); }
-    Conn* conn() override { return this; }
+    void give_up() override { fail(ECANCELED); }
 
     bool takes_input() const { return !held_ && !paused_ && !closing_; }
     bool offers_again() const;
@@ -170,9 +169,9 @@ private:
     void offer_again();
     std::size_t send_some(std::string_view bytes);
     void settle();
-    void begin_closing();
     bool safe_to_close() const;
     void tidy();
+    void move_input(Buffer to, std::size_t capacity);
 
     Buffer in_;  // received, not consumed
     Buffer out_;  // written, not sent
@@ -211,10 +210,10 @@ public:
     // Call on_fd() when `fd` is ready for `events` (EPOLLIN, EPOLLOUT); again, to change the
     // events. Level-triggered: what on_fd() leaves is reported again. Borrowed: close it after
     // remove_fd(), which is safe from any hook and does nothing if `fd` is unknown. (The other way
-    // round does no harm only if no copy of it is open anywhere: epoll(7), Q6.) After EPOLLHUP or
-    // EPOLLERR with nothing left to read it is removed by itself, as it would be ready for ever.
-    // False, with errno: EPERM for a regular file, EBADF, EEXIST for a descriptor of the loop's
-    // own.
+    // round does no harm only if no copy of it is open anywhere: epoll(7), Q6.) If there is
+    // EPOLLHUP or EPOLLERR with nothing left to read, and on_fd() has not changed that, it is
+    // removed by itself, as it would be ready for ever. False, with errno: EPERM for a regular
+    // file, EBADF, EEXIST for a descriptor of the loop's own.
     bool add_fd(int fd, std::uint32_t events);
     void remove_fd(int fd);
 
@@ -228,7 +227,7 @@ public:
     bool turn();
 
     // From any thread; stop() also from a signal handler. A task runs on the loop's thread, in the
-    // order of the calls; one posted after the loop's end is destroyed with the loop.
+    // order of the calls; one posted in the last turn or later is destroyed with the loop.
     void stop();
     void post(std::function<void()> task);
 
@@ -251,7 +250,7 @@ private:
     void touch(Conn& conn);
     void destroy(Conn& conn);
     Buffer take(std::vector<Buffer>& pool);
-    void recycle(Buffer& buffer);
+    void recycle(Buffer buffer);
 
     void dispatch();
     int timeout() const;
@@ -276,7 +275,7 @@ private:
     std::vector<Buffer> spares_;  // and others
     std::size_t connections_ = 0;
     std::uint64_t last_id_ = 0;
-    Time now_{}, next_tick_{}, stop_deadline_{};
+    Time now_{}, next_tick_{}, stop_deadline_ = Time::max();
     bool accepting_ = true;  // false: no descriptor was free when we last tried
     bool stopping_ = false;
 

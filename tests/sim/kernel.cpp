@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <utility>
@@ -204,6 +205,13 @@ int __wrap_epoll_wait(int, epoll_event* events, int most, int timeout) {
         if (k.now >= until) return 0;
         k.now += std::min<std::int64_t>(until - k.now, 1 + k.upto(30));
     }
+}
+
+// Of one, without waiting, and only for what needs no asking: EPOLLHUP and EPOLLERR.
+int __wrap_poll(pollfd* one, nfds_t, int) {
+    File* file = kernel->at(one->fd);
+    one->revents = file == nullptr ? POLLNVAL : file->hung_up ? POLLHUP : 0;
+    return one->revents != 0;
 }
 
 int __wrap_accept4(int, sockaddr* address, socklen_t* length, int) {

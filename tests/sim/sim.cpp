@@ -59,6 +59,7 @@ public:
     std::map<int, long> extras;  // added: descriptor, and the number of the wait before that
     int accepted = 0, begun = 0, closed = 0, ticks = 0;
     bool stopping = false;
+    std::int64_t ticked_at = 0;  // when the loop had looked at the clock before the last tick
 
     bool on_accept(Conn& conn) override {
         called(conn, "on_accept");
@@ -134,6 +135,7 @@ public:
     void on_tick() override {
         k_.say("on_tick");
         ++ticks;
+        ticked_at = k_.read_at;
         ++k_.progress;
         release_some();
         if (k_.chance(wild())) meddle(nullptr);
@@ -334,10 +336,12 @@ private:
         long progress = k_.progress;
         bool more = loop.turn();
 
-        bool due = k_.read_at >= next_tick_;  // in a turn the loop looks last before the tick
+        // The loop looks at the clock before the tick, and again after it.
+        std::int64_t looked_at = chaos.ticks != ticks ? chaos.ticked_at : k_.read_at;
+        bool due = looked_at >= next_tick_;
         if (chaos.ticks - ticks != (due ? 1 : 0))
             k_.fail(due ? "a tick was due" : "a tick that was not due");
-        while (next_tick_ <= k_.read_at) next_tick_ += tick.count();
+        while (next_tick_ <= looked_at) next_tick_ += tick.count();
 
         idle_turns_ = k_.progress == progress && !due ? idle_turns_ + 1 : 0;
         if (idle_turns_ > 200) k_.fail("turns without progress: it spins");

@@ -293,6 +293,21 @@ TEST_F(ConnTest, HoldAfterCloseDoesNotStopTheDrainDeadline) {
     EXPECT_EQ(hooks.closed, 1);
 }
 
+TEST_F(ConnTest, ReleaseWithoutHoldDoesNotStopTheDrainDeadline) {
+    make_loop({.tick = 1000ms, .drain = 5000ms});
+    accepted_client();
+    Conn* conn = last_conn();
+    conn->close();
+    hooks.tick = [&] {
+        if (hooks.closed == 0) conn->release();
+    };
+    for (int i = 0; i < 6; ++i) {
+        pass(1000ms);
+        loop().turn();  // the client does not look, and so does not close
+    }
+    EXPECT_EQ(hooks.closed, 1);
+}
+
 TEST_F(ConnTest, ConsumeAfterCloseIsHarmless) {
     hooks.read = [](Conn& conn) {
         std::size_t size = conn.input().size();
@@ -361,6 +376,20 @@ TEST_F(ConnTest, EverythingMayBeCalledInOnClose) {
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 10; }));
     EXPECT_TRUE(rests());
     EXPECT_EQ(hooks.closed, 10);
+}
+
+// Its descriptor is open until then, so its number is that of nobody else.
+TEST_F(ConnTest, InOnCloseTheConnectionIsStillThatOfItsDescriptor) {
+    hooks.close = [&](Conn& conn) {
+        EXPECT_EQ(loop().conn(conn.fd()), &conn);
+        EXPECT_FALSE(loop().add_fd(conn.fd(), EPOLLIN));
+        EXPECT_EQ(errno, EEXIST);
+    };
+    accepted_client();
+    int fd = last_conn()->fd();
+    clients[0]->close();
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
+    EXPECT_EQ(loop().conn(fd), nullptr);
 }
 
 // A hook may close any connection, those included for which an event is in the same batch.
@@ -531,6 +560,19 @@ TEST_F(ConnTest, HighWaterPausesParsingAndLowWaterOffersTheRest) {
     EXPECT_TRUE(rests());
 }
 
+TEST_F(ConnTest, EqualMarksWithThatMuchUnsentDoNotSpin) {
+    constexpr std::size_t mark = 1000;
+    make_loop({.high_water = mark, .low_water = mark});
+    hooks.read = [](Conn&) {};  // half a message
+    Client& client = accepted_client();
+    client.send("half");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    kernel.send = [](int, const void*, std::size_t, int) { return fail_with(EAGAIN); };
+    last_conn()->write(std::string(mark, 'x'));
+    turn(20);
+    EXPECT_EQ(hooks.reads, 1);
+}
+
 TEST_F(ConnTest, PendingOutputDoesNotWakeTheLoop) {
     hooks.read = [](Conn& conn) {
         conn.consume(conn.input().size());
@@ -568,6 +610,16 @@ TEST_F(ConnTest, HoldKeepsInputBackUntilRelease) {
     };
     conn->release();
     EXPECT_TRUE(turn_until([&] { return rest == "bcdef"; }));
+}
+
+TEST_F(ConnTest, WhatIsConsumedAfterReleaseIsNotOffered) {
+    hooks.read = [](Conn& conn) { conn.hold(); };
+    accepted_client().send("abc");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    last_conn()->release();
+    last_conn()->consume(3);
+    turn(5);
+    EXPECT_EQ(hooks.reads, 1);
 }
 
 TEST_F(ConnTest, AHeldConnectionOutlivesTheEndOfItsInput) {
@@ -637,6 +689,22 @@ TEST_F(ConnTest, ADribbledMessageDoesNotHoldOffTheIdleDeadline) {
     }));
     EXPECT_LE(dribbled, 12);
     EXPECT_EQ(hooks.errors, std::vector{ETIMEDOUT});
+}
+
+TEST_F(ConnTest, AMessageTakenInTheTickIsProgress) {
+    make_loop({.tick = 1000ms, .idle = 3000ms});
+    hooks.read = [](Conn&) {};
+    hooks.tick = [&] {
+        if (hooks.closed == 0) last_conn()->consume(1);
+    };
+    Client& client = accepted_client();
+    client.send(pattern(20));
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    for (int i = 0; i < 10; ++i) {
+        pass(1000ms);
+        turn(2);
+    }
+    EXPECT_EQ(hooks.closed, 0);
 }
 
 TEST_F(ConnTest, AHeldConnectionHasNoIdleDeadline) {

@@ -196,6 +196,25 @@ TEST_F(AllocationTest, ListenThatFailsLeavesNothingBehind) {
     }
 }
 
+TEST_F(AllocationTest, InTheQueueOfAStoppingLoopIsThatClientOnly) {
+    for (int i = 0; i < 5; ++i) add_client().send("x");
+    kernel.epoll_wait = [](int, epoll_event*, int, int) { return 0; };  // nothing was said of them
+    loop().stop();
+    {
+        FailAllocation fail(1);
+        loop().turn();
+        EXPECT_TRUE(fail.has_failed());
+    }
+    kernel.epoll_wait = {};
+    EXPECT_TRUE(run_to_the_end());
+    int answered = 0;
+    for (auto& client : clients) {
+        client->receive();
+        answered += client->bytes == "x";
+    }
+    EXPECT_EQ(answered, 4);
+}
+
 TEST_F(AllocationTest, AddFdThatFailsLeavesNothingBehind) {
     bool failed = true;
     Fd event{eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC)};
@@ -251,10 +270,11 @@ TEST_F(AllocationTest, InSettleIsThatConnectionOnly) {
     client.send(pattern(20'000));
     Conn* conn = last_conn();
     EXPECT_TRUE(turn_until([&] { return conn->input().size() == 20'000; }));
+    hooks.tick = [&] { conn->consume(19'900); };
     bool failed;
     {
         FailAllocation fail(0);
-        conn->consume(19'900);
+        pass(1000ms);  // to the tick, behind which there is only the settling
         for (int i = 0; i < 3; ++i) EXPECT_NO_THROW(loop().turn());
         failed = fail.has_failed();
     }

@@ -1,7 +1,9 @@
 // Extra descriptors of every kind.
 
+#include "allocations.h"
 #include "loop_fixture.h"
 
+#include <climits>
 #include <csignal>
 #include <fcntl.h>
 #include <sys/eventfd.h>
@@ -161,8 +163,13 @@ TEST_F(FdsTest, WhatCannotBeWatchedIsAnError) {
     errno = 0;
     EXPECT_FALSE(loop().add_fd(-1, EPOLLIN));
     EXPECT_EQ(errno, EBADF);
-    EXPECT_FALSE(loop().add_fd(9999, EPOLLIN));
-    EXPECT_EQ(errno, EBADF);
+    for (int number : {9999, INT_MAX}) {
+        std::size_t memory = bytes_allocated();
+        EXPECT_FALSE(loop().add_fd(number, EPOLLIN));
+        EXPECT_EQ(errno, EBADF);
+        EXPECT_FALSE(loop().add_fd(number, 0));
+        EXPECT_EQ(bytes_allocated(), memory) << "none for a number that is no descriptor";
+    }
     accepted_client();
     EXPECT_FALSE(loop().add_fd(last_conn()->fd(), EPOLLIN));
     EXPECT_EQ(errno, EEXIST) << "a connection of the loop's own";
@@ -242,6 +249,33 @@ TEST_F(FdsTest, AReaderThatHasGoneIsAnErrorOnceAndDoesNotSpin) {
     EXPECT_EQ(calls.size(), 1u);
 }
 
+// The error of a datagram socket is over once it has been read: what comes then is reported.
+TEST_F(FdsTest, AnErrorThatIsOverIsNotTheEnd) {
+    auto here = *parse_address("127.0.0.1", 0);
+    Fd ours{socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)};
+    ASSERT_EQ(bind(ours.get(), here.data(), here.length), 0);
+    Address theirs;
+    {
+        Fd closed{socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
+        ASSERT_EQ(bind(closed.get(), here.data(), here.length), 0);
+        theirs = local_address(closed.get());
+        ASSERT_EQ(::connect(ours.get(), theirs.data(), theirs.length), 0);
+    }
+    record();
+    EXPECT_TRUE(loop().add_fd(ours.get(), EPOLLIN));
+    EXPECT_EQ(::send(ours.get(), "x", 1, 0), 1);  // nobody is there: ECONNREFUSED follows
+    EXPECT_TRUE(turn_until([&] { return calls.size() == 1; }));
+    EXPECT_TRUE(calls[0].events & EPOLLERR);
+    EXPECT_TRUE(rests());
+
+    Fd peer{socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
+    ASSERT_EQ(bind(peer.get(), theirs.data(), theirs.length), 0);
+    Address us = local_address(ours.get());
+    EXPECT_EQ(::sendto(peer.get(), "y", 1, 0, us.data(), us.length), 1);
+    EXPECT_TRUE(turn_until([&] { return calls.size() == 2; }));
+    EXPECT_EQ(calls[1].events, EPOLLIN + 0u);
+}
+
 // ---- removed -----------------------------------------------------------------------------------
 
 TEST_F(FdsTest, RemovedInItsOwnCallback) {
@@ -289,6 +323,12 @@ TEST_F(FdsTest, AddedAndRemovedAHundredThousandTimesInOneCallback) {
     EXPECT_TRUE(turn_until([&] { return calls.size() == 1; }));
     pipe.put("y");
     EXPECT_TRUE(turn_until([&] { return calls.size() == 2; }));
+}
+
+TEST_F(FdsTest, AddedAndRemovedAMillionTimesWithoutATurn) {
+    Pipe pipe;
+    for (int i = 0; i < 1'000'000; ++i) EXPECT_TRUE(loop().add_fd(pipe.out.get(), 0));
+    end_loop();
 }
 
 // Both are ready in one batch. The first removes the second, whose event must not arrive.

@@ -96,6 +96,20 @@ TEST_F(TickTest, ALongCallbackDoesNotMakeOthersIdle) {
     EXPECT_EQ(a.bytes + b.bytes, "ab");
 }
 
+// The output of a turn is sent after its tick.
+TEST_F(TickTest, ALongTickDoesNotMakeOthersIdle) {
+    make_loop({.tick = 100ms, .idle = 2000ms});
+    Client& client = accepted_client();
+    hooks.tick = [&] {
+        if (hooks.ticks == 1) pass(3000ms);
+    };
+    client.send("x");
+    pass(100ms);
+    EXPECT_TRUE(turn_until([&] { return hooks.ticks > 1; }));
+    EXPECT_EQ(client.bytes, "x");
+    EXPECT_EQ(hooks.closed, 0);
+}
+
 // ---- stop --------------------------------------------------------------------------------------
 
 class StopTest : public LoopTest {};
@@ -232,6 +246,23 @@ TEST_F(StopTest, ALongCallbackDoesNotUseUpTheDrainDeadline) {
     EXPECT_TRUE(run_to_the_end());
     client.receive();
     EXPECT_EQ(client.bytes.size(), 4u << 20);
+}
+
+TEST_F(StopTest, ALongTickDoesNotUseUpTheDrainDeadline) {
+    make_loop({.tick = 100ms, .drain = 5000ms});
+    hooks.read = [&](Conn& conn) {
+        if (hooks.reads == 1) pass(100ms), loop().stop();
+        echo(conn);
+    };
+    hooks.tick = [&] {
+        if (hooks.ticks == 1) pass(6000ms);
+    };
+    Client& client = accepted_client();
+    client.send(pattern(200'000));  // more than a turn receives
+    EXPECT_TRUE(run_to_the_end());
+    client.receive();
+    EXPECT_TRUE(client.bytes == pattern(200'000));
+    EXPECT_TRUE(client.ended());
 }
 
 TEST_F(StopTest, AfterItNothingNewIsListenedTo) {
@@ -379,6 +410,28 @@ TEST_F(ThreadsTest, ATaskMayPostAndThrowAndUseTheLoop) {
     loop().post([&] { ++ran; });
     loop().run();
     EXPECT_EQ(ran, 3);
+}
+
+// A task is run where it is: a copy could fail, and take the others with it.
+struct CannotBeCopied {
+    int* ran;
+    bool* armed;
+    CannotBeCopied(int* r, bool* a) : ran(r), armed(a) {}
+    CannotBeCopied(CannotBeCopied&&) = default;
+    CannotBeCopied(const CannotBeCopied& other) : ran(other.ran), armed(other.armed) {
+        if (*armed) throw std::bad_alloc();
+    }
+    void operator()() const { ++*ran; }
+};
+
+TEST_F(ThreadsTest, ATaskIsNotCopied) {
+    int ran = 0;
+    bool armed = false;
+    for (int i = 0; i < 5; ++i) loop().post(CannotBeCopied(&ran, &armed));
+    armed = true;
+    loop().stop();
+    loop().run();
+    EXPECT_EQ(ran, 5);
 }
 
 TEST_F(ThreadsTest, ATaskPostedAfterTheEndIsDestroyedWithTheLoop) {
