@@ -79,8 +79,8 @@ private:
 
     void print() {
         std::sort(latencies_.begin(), latencies_.end());
-        std::printf("%zu of %d frames of %d bytes came back\n", latencies_.size(),
-                    plan_.connections * plan_.count, plan_.size);
+        std::printf("%zu of %zu frames of %d bytes came back\n", latencies_.size(),
+                    std::size_t(plan_.connections) * plan_.count, plan_.size);
         if (latencies_.empty()) return;
         auto at = [this](double share) {
             return latencies_[std::size_t(share * double(latencies_.size() - 1))] / 1000.0;

@@ -124,17 +124,19 @@ Loop* running = nullptr;  // a signal handler gets no argument
 void stop_on_signals(Loop& loop) {
     running = &loop;
     struct sigaction action {};
-    action.sa_handler = [](int) { running->stop(); };
-    action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second one ends the process at once
+    action.sa_handler = [](int) {
+        for (int signal : {SIGINT, SIGTERM}) std::signal(signal, SIG_DFL);  // the next one kills
+        running->stop();
+    };
     for (int signal : {SIGINT, SIGTERM}) check(sigaction(signal, &action, nullptr), "sigaction");
 }
 
 int main(int argc, char** argv) try {
     int idle = 60'000;
-    Options options =
-        parse_options(argc, argv, "07-http", 9080,
-                      {{"idle-ms", &idle, 0, 86'400'000,
-                        "a client with no whole request for so long is closed; 0: never"}});
+    Options options = parse_options(
+        argc, argv, "07-http", 9080,
+        {{"idle-ms", &idle, 0, 86'400'000,
+          "a client that sends no request, and no body, for so long is closed; 0: never"}});
     Fd listener = listen_on(options, SOCK_NONBLOCK);
     HttpServer server({.idle = std::chrono::milliseconds(idle)}, std::move(listener));
     stop_on_signals(server.loop());

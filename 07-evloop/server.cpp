@@ -3,7 +3,7 @@
 // New here:    mechanism apart from protocol: Handler says what a server does, Conn with what, Loop
 //              when. Frames, extra descriptors (a worker's answers, signals), a tick, a graceful
 //              stop.
-// Still wrong: what one machine and epoll cannot do: disk files are always "ready", a callback that
+// Still wrong: what one machine and epoll cannot do: epoll takes no disk file, a callback that
 //              computes holds up its thread's clients, and one kernel has only so many descriptors.
 //
 // Build: g++ -std=c++20 -O2 -I. 07-evloop/server.cpp 07-evloop/evloop.cpp -o server -pthread
@@ -21,7 +21,7 @@
 #include <system_error>
 #include <thread>
 
-// A payload that begins "sleep 500 " is work for 500 ms, at most 10 s. Any other is none: 0.
+// A payload that begins "sleep 500" is work for 500 ms, at most 10 s. Any other is none: 0.
 int job_length(std::string_view payload) {
     constexpr std::string_view prefix = "sleep ";
     int ms = 0;
@@ -151,12 +151,16 @@ int main(int argc, char** argv) try {
     servers[0]->watch_signals(signals.get(), [&] {
         for (auto& server : servers) server->loop().stop();
     });
-    announce(options);
 
     std::vector<std::jthread> others;
-    for (int i = 1; i < threads; ++i) others.emplace_back([&, i] { servers[i]->loop().run(); });
+    for (int i = 1; i < threads; ++i)
+        others.emplace_back([&loop = servers[i]->loop()](std::stop_token token) {
+            std::stop_callback stop(token, [&loop] { loop.stop(); });  // if others has to go early
+            loop.run();
+        });
+    announce(options);
     servers[0]->loop().run();
-} catch (const std::system_error& error) {  // the kernel has no descriptor for a loop
+} catch (const std::system_error& error) {  // the kernel has no descriptor for a loop, or no thread
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
 }

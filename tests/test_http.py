@@ -516,6 +516,11 @@ class Stop(Http):
         self.server.signal(signal.SIGTERM)
         self.assertEqual(self.server.wait_exit(), -signal.SIGTERM)
 
+    def test_second_signal_of_the_other_kind_ends_at_once(self):
+        self.stopping()
+        self.server.signal(signal.SIGINT)
+        self.assertEqual(self.server.wait_exit(), -signal.SIGINT)
+
 
 class Others(Http):
     """Clients that nobody here wrote."""

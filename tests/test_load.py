@@ -248,7 +248,8 @@ class Generator(unittest.TestCase):
 
     def test_bad_usage(self):
         """One line on stderr, exit status 2."""
-        for options in (["--connections", "x"], ["--size", "1048577"], ["--what"], ["more"]):
+        for options in (["--connections", "x"], ["--size", "1048577"], ["--what"], ["more"],
+                        ["--churn", "5", "--rate", "100"]):
             with self.subTest(options=options):
                 done = subprocess.run([load.BUILD / "load", *options], capture_output=True,
                                       text=True, check=False, timeout=10)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import harness  # noqa: E402
 BUILD = os.environ.get("BUILD", harness.BUILD)
 
 
-def run(number, *args):
+def run(number, *args, preexec_fn=None):
     """Run a server that is expected to end by itself."""
     return subprocess.run([os.path.join(BUILD, harness.STAGES[number]), *args], text=True,
-                          capture_output=True, timeout=harness.FAILSAFE, stdin=subprocess.DEVNULL)
+                          capture_output=True, timeout=harness.FAILSAFE, stdin=subprocess.DEVNULL,
+                          preexec_fn=preexec_fn)
 
 
 class Options(unittest.TestCase):
@@ -99,6 +101,15 @@ class Options(unittest.TestCase):
             done = run(7, *args)
             self.assertEqual(done.returncode, 2)
             self.assertRegex(done.stderr, re.escape(" ".join(args)) + ": not a whole number")
+
+    def test_no_memory_for_the_stack_of_a_thread(self):
+        limit = resource.getrlimit(resource.RLIMIT_STACK)[1]
+        huge = 1 << 44 if limit == resource.RLIM_INFINITY else limit  # bytes; so much is not there
+        self.assertGreaterEqual(huge, 1 << 44, "the hard limit of the stack is in the way")
+        done = run(7, "--threads", "4", "--port", "0",
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (huge, limit)))
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertRegex(done.stderr, "^Resource temporarily unavailable\n$")
 
 
 def has_ipv6():

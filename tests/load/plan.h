@@ -49,6 +49,8 @@ inline Options parse_plan(int argc, char** argv, Plan& plan) {
          {"patience", &plan.patience, 1, million, "ms without progress before giving up"},
          {"pid", &plan.pid, 0, 1 << 22, "of the server: report what it uses up"},
          {"lines", &plan.lines, 0, 1, "1: one phase for each line of options on stdin"}});
+    if (plan.churn != 0 && plan.rate != 0)
+        usage_error("load", "--churn and --rate are different loads");
     if (plan.churn != 0) plan.connections = 0;
     return server;
 }
