@@ -88,7 +88,7 @@ check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own serv
 	@$(if $(SERVER),,$(MAKE) --no-print-directory -s $(B)/$(call stage,$*) $(B)/shim.so)
 	@$(PYTHON) tests/check.py $* --build $(B) $(if $(SERVER),--server $(SERVER))
 
-break-%: $(B)/shim.so  ## break-N: what each load-bearing line of stage N is for: who notices when it is gone
+break-%: $(B)/shim.so  ## break-N: what each line of stage N is for: who notices when it is gone
 	@$(PYTHON) tests/break.py $* --build $(B) $(if $(EXACT),--exact all)
 
 # The eight bugs of 07-evloop/EIGHT-BUGS.md, too; `make patches` has all.
@@ -99,7 +99,7 @@ break-7: $(B)/shim.so
 	  closed-before-read accept-errors-are-all-no-more identity-is-the-number hang-up-spins \
 	  one-message-per-event-stalls
 
-trace-%: all  ## trace-N: a picture of stage N: its system calls while three clients come and talk
+trace-%: all  ## trace-N: the system calls of stage N while three clients come and talk
 	@$(PYTHON) tests/trace.py $* --build $(B)
 
 # ---- All stages ----------------------------------------------------------------------------------
@@ -107,21 +107,21 @@ trace-%: all  ## trace-N: a picture of stage N: its system calls while three cli
 matrix: all $(B)/shim.so  ## every probe against every stage
 	@$(PYTHON) tests/matrix.py --build $(B) --write README.md
 
-compare: all $(B)/shim.so  ## bytes, throughput, latency, CPU and calls of all stages; FULL=1: more
+compare: all $(B)/shim.so  ## throughput, latency, CPU and calls of all stages; FULL=1: more
 	@$(PYTHON) tests/load.py --build $(B) $(if $(FULL),--full)
 
-peers: all  ## stage 7 beside the same echo on libevent, libuv, libev, Asio and no library at all
+peers: all  ## stage 7 beside libevent, libuv, libev, Asio, and no library
 	@$(PYTHON) tests/peers.py --build $(B)
 
-http: all  ## 07-http beside nginx: CPU per request, requests a second; SLICES=10 (wrk, nginx-light)
+http: all  ## 07-http beside nginx, under wrk; SLICES=10
 	@$(PYTHON) tests/nginx.py --build $(B) $(if $(SLICES),--slices $(SLICES))
 
-threads: all  ## stage 7 with several loops: how connections spread, what is gained
+threads: all  ## stage 7 with several loops: how connections spread; the gain
 	@$(PYTHON) tests/threads.py --build $(B)
 
 # For a quiet machine: it takes about half an hour.
 keep := $(PYTHON) tests/measured.py --keep
-measured: all $(B)/shim.so  ## all measurements, into tests/MEASURED.md and the pictures beside it
+measured: all $(B)/shim.so  ## all measurements, into tests/MEASURED.md and tests/charts
 	$(keep) compare make compare
 	cp build/idle-curve.svg tests/charts/
 	$(keep) full make compare FULL=1
@@ -131,16 +131,16 @@ measured: all $(B)/shim.so  ## all measurements, into tests/MEASURED.md and the 
 	$(keep) http make http
 	@$(PYTHON) tests/prose.py --write
 
-fuzz:  ## coverage-guided fuzzing of frames, HTTP and stage 7, for MINUTES=10
+fuzz:  ## coverage-guided fuzzing of both codecs and stage 7; MINUTES=10
 	@$(PYTHON) tests/fuzz.py --build $(B) --minutes $(or $(MINUTES),10)
 
-soak: all  ## random clients from a seed against every stage, for MINUTES=2
+soak: all  ## random clients from a seed against every stage; MINUTES=2
 	@$(PYTHON) tests/soak.py --build $(B) --minutes $(or $(MINUTES),2)
 
 repeat: all $(B)/unit $(B)/sim $(B)/shim.so  ## the suite TIMES=50 times, with all cores busy
 	@$(PYTHON) tests/repeat.py --build $(B) --times $(or $(TIMES),50)
 
-patches:  ## take each promise of the library away, and see the test that catches it
+patches:  ## each promise of the library taken away; which test notices
 	@$(PYTHON) tests/patches.py
 
 test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
@@ -149,7 +149,7 @@ test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
 valgrind: all $(B)/unit $(B)/sim $(B)/shim.so  ## no bad access, nothing lost, no descriptor left open
 	@$(PYTHON) tests/valgrind.py --build $(B)
 
-lint:  ## formatting, static analysis, and whether the prose shows the code as it is
+lint:  ## formatting, static analysis, the prose against the code
 	@$(PYTHON) tests/lint.py
 
 format:  ## apply .clang-format

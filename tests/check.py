@@ -28,7 +28,8 @@ def describe(probe, number, verdict, own):
     if not problem:
         lesson = verdict.outcome == "L"
         text = line(probe, "L" if lesson else "P", probe.title)
-        text += indented("lesson, as the chapter says", verdict.seen) if lesson else ""
+        text += indented(f"lesson, as chapter {told_in(probe.row, number)} says", verdict.seen) \
+            if lesson else ""
         return text, True
     if verdict.outcome == "P" and not own:
         return line(probe, "P", f"{probe.title} (more than stage {number} asks)"), True
@@ -40,6 +41,11 @@ def describe(probe, number, verdict, own):
                         ("received", problem), ("look at", probe.look), ("hint", probe.hint)):
         text += indented(name, value) if value else ""
     return text, False
+
+
+def told_in(row, number):
+    """The chapter that speaks of a lesson: its own, or the one where it becomes urgent."""
+    return {12: max(number, 4), 27: 7, 28: 7}.get(row, number)
 
 
 def line(probe, outcome, text):
@@ -113,12 +119,15 @@ def summary(number, results, rows, own):
     else:
         stage = reached(list(results.items()), rows)
         missing = sorted({p.row for p, v in results.items() if not describe(p, number, v, own)[1]})
-        print("\nThis server has reached " +
-              (f"stage {stage}: {harness.STAGES[stage]}" if stage else "no stage yet") +
-              (", as far as these rows show." if rows else ".") +
-              (f" Next: make check-{stage + 1} SERVER=..." if not failed and stage < 7 else "") +
-              (f" Rows between it and stage {number}: {', '.join(map(str, missing))}."
-               if missing else ""))
+        text = f"This server has reached stage {stage}: {harness.STAGES[stage]}" if stage else \
+            "This server has reached no stage yet"
+        text += ", as far as these rows show." if rows else "."
+        if missing:
+            text += (f" It is not stage {number}, because of row{'s' * (len(missing) > 1)} "
+                     f"{', '.join(map(str, missing))}.")
+        elif stage < 7:
+            text += f" Next: make check-{stage + 1} SERVER=..."
+        print("\n" + textwrap.fill(text, WIDTH))
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
 
@@ -142,6 +151,7 @@ def main():
         return 1
     probes.load()
     rows = {int(row) for row in options.rows.split(",")} if options.rows else None
+    print("P: passes.  L: a lesson, the stage is meant to fail there.\n")
     results = run(options.stage, rows, command, options.build)
     return summary(options.stage, results, rows, command is None)
 

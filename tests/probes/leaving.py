@@ -19,7 +19,8 @@ def same_fds(server, before):
         wait_for(back, "", server, failsafe=20)
     except Fail as fail:
         left = {fd: what for fd, what in server.fds().items() if fd not in before}
-        raise Fail(f"{len(left)} descriptors more than before: {list(left.items())[:3]}; "
+        some = ", ".join(f"{fd} is {what}" for fd, what in list(left.items())[:3])
+        raise Fail(f"{len(left)} descriptors more than before: {some}; "
                    f"{fail.seen}", expected=f"{len(before)}, as at the start") from None
 
 

@@ -70,7 +70,7 @@ def slow_half_close(stage):
     client.expect_end("8 MB of frames")
 
 
-@probe(row=6, title="the end of input comes while output is held for a client that reads late",
+@probe(row=6, title="the end of input comes while output is held for one that reads late",
        expect="P P P P L:drops P P", look="recv(2): 0; send(2): EAGAIN",
        hint="it has finished sending, not reading: close when all has gone")
 def end_while_output_is_held(stage):
