@@ -154,7 +154,7 @@ int main(int argc, char** argv) try {
 
     std::vector<std::jthread> others;
     for (int i = 1; i < threads; ++i)
-        others.emplace_back([&loop = servers[i]->loop()](std::stop_token token) {
+        others.emplace_back([&loop = servers[i]->loop()](const std::stop_token& token) {
             std::stop_callback stop(token, [&loop] { loop.stop(); });  // if others has to go early
             loop.run();
         });

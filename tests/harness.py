@@ -286,7 +286,8 @@ class Server:
             if not data:
                 wait_for(lambda: self.process.poll() is not None, "the end of the process",
                          failsafe=5)
-                raise NoStart(f"{self.describe()}, before it said \"listening on\". {self.last_words()}",
+                raise NoStart(f"{self.describe()}, before it said 'listening on'. "
+                              f"{self.last_words()}",
                               sent=shlex.join(self.command),
                               expected="a line on stdout that ends in: listening on HOST:PORT")
             self.stdout += data

@@ -33,8 +33,9 @@
 //  - Instead of a call that "fails" the real one is not made: the bytes, or the connection, wait.
 //  - Fewer bytes means that fewer were asked for. The count is never a lie.
 //  - ECONNRESET, ETIMEDOUT, EPIPE, EHOSTUNREACH and ENETUNREACH come from recv() and send() when
-//  the
-//    connection is dead. So it is, from then on: shutdown() is called for both directions.
+//    the connection is dead. So it is, from then on: shutdown() is called for both directions. From
+//    recv() the kernel gives out what has come before it gives out the error, so what is there then
+//    is thrown away, as if it had never come.
 //  - EPIPE brings SIGPIPE with it, unless the call says MSG_NOSIGNAL.
 //  - close() is made and then reported as failed: on Linux the number is free in any case.
 //  - EAGAIN only where the call would not have slept (O_NONBLOCK or MSG_DONTWAIT), and only where
@@ -324,6 +325,12 @@ bool is_the_end(Call call, int error) {
            error == ENETUNREACH;
 }
 
+void end_connection(Call call, int fd) {
+    char lost[4096];
+    while (call == RECV && libc().recv(fd, lost, sizeof lost, MSG_DONTWAIT) > 0) {}
+    shutdown(fd, SHUT_RDWR);
+}
+
 bool is_stream(int fd) {
     int kept = errno;
     int type = 0;
@@ -362,7 +369,7 @@ Attempt::Attempt(Call call, int fd, int detail) : call(call) {
     error = rule->error;
     most = rule->most;
     if (error) ++counter().injected;
-    if (is_the_end(call, error)) shutdown(fd, SHUT_RDWR);
+    if (is_the_end(call, error)) end_connection(call, fd);
     if (error == EPIPE && !(detail & MSG_NOSIGNAL)) raise(SIGPIPE);
 }
 
