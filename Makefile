@@ -23,11 +23,13 @@ stages := 01-blocking 02-select 03-poll-lt 04-epoll-lt 05-epoll-et 06-write-buff
 stage = $(or $(filter 0$(1)-%,$(stages)),$(error there is no stage $(1): N is 1 to 7))
 previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1) has none before it))
 
+asked = $(filter-out undefined,$(origin $(1)))
+
 .DEFAULT_GOAL := all
 .PHONY: all help test lint format prose matrix compare peers http threads measured \
   fuzz soak repeat patches valgrind clean
 
-all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load  ## build everything
+all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
 # ---- Programs ------------------------------------------------------------------------------------
 
@@ -85,8 +87,10 @@ diff-%:  ## diff-N: what stage N changes in the one before; FULL=1: the whole fi
 	  $(call previous,$*)/server.cpp $(call stage,$*)/server.cpp; test $$? -le 1
 
 check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own server
-	@$(if $(SERVER),,$(MAKE) --no-print-directory -s $(B)/$(call stage,$*) $(B)/shim.so)
-	@$(PYTHON) tests/check.py $* --build $(B) $(if $(SERVER),--server $(SERVER))
+	@$(if $(call asked,SERVER),$(if $(SERVER),,$(error SERVER= is empty)))
+	@$(if $(SERVER),$(if $(shell command -v $(CXX)),$(MAKE) --no-print-directory -s $(B)/shim.so),\
+	  $(MAKE) --no-print-directory -s $(B)/$(call stage,$*) $(B)/shim.so)
+	@$(PYTHON) tests/check.py $(if $(call stage,$*),$*) --build $(B) $(if $(SERVER),--server '$(SERVER)')
 
 break-%: $(B)/shim.so  ## break-N: what each line of stage N is for: who notices when it is gone
 	@$(PYTHON) tests/break.py $* --build $(B) $(if $(EXACT),--exact all)

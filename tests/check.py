@@ -5,12 +5,14 @@
     python3 tests/check.py 4 --server ./mine    your own server, in any language
 
 A server of yours takes --port N, and prints a line that ends in `listening on HOST:PORT` when it
-can be connected to. That is all it has to know of this course.
+can be connected to. That is all it has to know of this course. A command with arguments is fine,
+too: --server "python3 mine.py".
 """
 
 import argparse
 import os
 import pathlib
+import shlex
 import shutil
 import textwrap
 
@@ -27,7 +29,8 @@ def describe(probe, number, verdict, own):
     problem = harness.judge(probe, number, verdict)
     if not problem:
         lesson = verdict.outcome == "L"
-        text = line(probe, "L" if lesson else "P", probe.title)
+        outcome = "L" if lesson else "-" if untried(verdict) else "P"
+        text = line(probe, outcome, probe.title)
         text += indented(f"lesson, as chapter {told_in(probe.row, number)} says", verdict.seen) \
             if lesson else ""
         return text, True
@@ -37,10 +40,17 @@ def describe(probe, number, verdict, own):
     if verdict.outcome == "P":
         return text + indented("expected", "the lesson: it " + expected[2:]) + \
             indented("received", problem), False
+    said = verdict.hint or verdict.kind == "no start"  # then it is not what the probe is about
+    look, hint = ("", verdict.hint) if said else (probe.look, probe.hint)
     for name, value in (("sent", verdict.sent), ("expected", verdict.expected),
-                        ("received", problem), ("look at", probe.look), ("hint", probe.hint)):
+                        ("received", problem), ("look at", look), ("hint", hint)):
         text += indented(name, value) if value else ""
     return text, False
+
+
+def untried(verdict):
+    """Could the probe do nothing to this server?"""
+    return any(note.startswith("not tried") for note in verdict.notes)
 
 
 def told_in(row, number):
@@ -75,13 +85,20 @@ def reached(results, rows):
     return max((number for number in harness.STAGES if meets(number)), default=0)
 
 
+def numbers(text):
+    """{1, 7, 9} for "1,7,9"."""
+    return {int(number) for number in text.split(",")}
+
+
 def find_server(path):
     """The reader's server as a command that exec() takes."""
-    found = path if os.sep in path else f".{os.sep}{path}" if os.path.exists(path) else \
-        shutil.which(path)
-    if not found or not os.path.exists(found):
-        return None
-    return [os.path.abspath(found)]
+    path = os.path.expanduser(path)
+    found = path if os.path.exists(path) else shutil.which(path)
+    if found and os.path.isfile(found):
+        return [os.path.abspath(found)]
+    words = shlex.split(path)  # "python3 mine.py" is a command, too
+    program = shutil.which(words[0]) if len(words) > 1 else None
+    return [program, *words[1:]] if program else None
 
 
 def run(number, rows, command, build):
@@ -96,11 +113,17 @@ def run(number, rows, command, build):
                 show(chosen[printed], number, results[chosen[printed]], command is None)
                 printed += 1
             if verdict.kind == "no start":  # then nothing else can be said about it
-                break
-    if printed < len(results):
-        verdict = next(v for v in results.values() if v.kind == "no start")
-        show(chosen[0], number, verdict, command is None)  # whichever probe has found it
+                return stopped(chosen[:printed + 1], results, verdict, number, command is None)
     return results
+
+
+def stopped(chosen, results, verdict, number, own):
+    """It does not start: said once, for the first probe that is not printed yet."""
+    said = {p: results[p] for p in chosen if p in results}
+    if verdict not in said.values():
+        said[chosen[-1]] = verdict
+        show(chosen[-1], number, verdict, own)
+    return said
 
 
 def show(probe, number, verdict, own):
@@ -112,8 +135,9 @@ def show(probe, number, verdict, own):
 
 def summary(number, results, rows, own):
     """The last lines."""
-    passed = sum(describe(p, number, v, own)[1] for p, v in results.items())
-    failed = len(results) - passed
+    failed = sum(not describe(p, number, v, own)[1] for p, v in results.items())
+    left_out = sum(untried(v) for v in results.values())
+    passed = len(results) - failed - left_out
     if own:
         print(f"\n{harness.STAGES[number]}: everything as its chapter says" if not failed else "")
     else:
@@ -128,7 +152,7 @@ def summary(number, results, rows, own):
         elif stage < 7:
             text += f" Next: make check-{stage + 1} SERVER=..."
         print("\n" + textwrap.fill(text, WIDTH))
-    print(f"{passed} passed, {failed} failed")
+    print(f"{passed} passed, {failed} failed" + f", {left_out} not tried" * (left_out > 0))
     return 1 if failed or not passed else 0
 
 
@@ -136,7 +160,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("stage", type=int, choices=list(harness.STAGES))
     arguments.add_argument("--server", help="your own server (default: ours)")
-    arguments.add_argument("--rows", help="only these: 1,7,9")
+    arguments.add_argument("--rows", type=numbers, help="only these: 1,7,9")
     arguments.add_argument("--build", default=harness.BUILD, help="where our servers are")
     options = arguments.parse_args()
 
@@ -144,13 +168,16 @@ def main():
     if options.server:
         command = find_server(options.server)
         if not command:
-            print(f"{options.server}: there is no such file\n0 passed, 1 failed")
+            print(f"{options.server}: there is no such program\n0 passed, 1 failed")
             return 1
     elif not (pathlib.Path(options.build) / harness.STAGES[options.stage]).exists():
         print(f"{harness.STAGES[options.stage]} is not built: make\n0 passed, 1 failed")
         return 1
     probes.load()
-    rows = {int(row) for row in options.rows.split(",")} if options.rows else None
+    rows = options.rows
+    if not harness.probes(rows, options.stage):
+        print(f"none of these rows is asked of stage {options.stage}\n0 passed, 1 failed")
+        return 1
     print("P: passes.  L: a lesson, the stage is meant to fail there.\n")
     results = run(options.stage, rows, command, options.build)
     return summary(options.stage, results, rows, command is None)

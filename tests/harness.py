@@ -50,11 +50,14 @@ KIB, MIB = 1024, 1024 * 1024
 # Verdicts
 
 class Fail(Exception):
-    """The server did something wrong. Bytes are compared, and the first difference is shown."""
+    """The server did something wrong. Bytes are compared, and the first difference is shown.
 
-    def __init__(self, seen, expected="", sent=""):
+    `hint`: what to do about it, when that is not what the probe is about.
+    """
+
+    def __init__(self, seen, expected="", sent="", hint=""):
         super().__init__(seen)
-        self.seen, self.expected, self.sent = seen, expected, sent
+        self.seen, self.expected, self.sent, self.hint = seen, expected, sent, hint
 
 
 class Lesson(Exception):
@@ -69,7 +72,11 @@ class NoStart(Fail):
     """The server did not start as agreed. No probe can pass then."""
 
 
-Verdict = collections.namedtuple("Verdict", "outcome kind seen expected sent notes seconds")
+Verdict = collections.namedtuple("Verdict", "outcome kind seen expected sent notes seconds hint",
+                                 defaults=[""])
+LINE = "a line on stdout that ends in: listening on HOST:PORT"
+CRASH = "the probe has only triggered it: run the server in gdb, or built with -fsanitize=address"
+ENDED = "the server goes on when a client has left, and stays in the foreground"
 
 
 # Probes
@@ -126,6 +133,11 @@ def show(data, limit=16):
         return data
     text = " ".join(f"{byte:02x}" for byte in data[:limit])
     return f"{len(data):,} bytes" + (f": {text}" if data else "") + (" ..." * (len(data) > limit))
+
+
+def printable(text):
+    """Without what a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def difference(expected, seen, before=0):
@@ -186,6 +198,25 @@ def die_with_parent(starter):
         os._exit(1)
 
 
+def adopt_orphans():
+    """Whoever loses its parent below this process becomes a child of it, and not of init."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_descendants():
+    """Kill all that was started from here, also what has put itself into the background."""
+    while True:
+        for pid in kernel.descendants(os.getpid()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
 def heed_interrupts():
     """In a child: let SIGINT end it. What a shell starts with "&" ignores it, and all it starts."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -219,6 +250,7 @@ class Server:
         self.ending = False  # the probe ends it on purpose
         self.stderr_file = tempfile.TemporaryFile()
         self.stdout = b""
+        self.line_end = 0  # where the line ends in stdout
         self.early = False  # did it print the line before it listened?
         self.out, stdout = os.pipe()
         filler = plug(stdout) if plugged else 0
@@ -273,25 +305,36 @@ class Server:
             filler -= len(os.read(self.out, filler))
 
     def _listening_line(self):
-        """Wait for the first line on stdout."""
+        """Wait for the line on stdout that says so. Lines before it are of no interest."""
         end, silent = time.monotonic() + FAILSAFE, 0
-        while b"\n" not in self.stdout:
+        while not (line := self._find_line()):
             if not select.select([self.out], [], [], 0.2)[0]:
                 silent = silent + 1 if self._silent_but_listening() else 0
                 if silent < 5 and time.monotonic() < end:
                     continue
-                raise NoStart(self._why_no_line(), sent=shlex.join(self.command),
-                              expected="a line on stdout that ends in: listening on HOST:PORT")
+                raise NoStart(self._why_no_line(), LINE, shlex.join(self.command))
             data = os.read(self.out, 65536)
             if not data:
                 wait_for(lambda: self.process.poll() is not None, "the end of the process",
                          failsafe=5)
                 raise NoStart(f"{self.describe()}, before it said 'listening on'. "
-                              f"{self.last_words()}",
-                              sent=shlex.join(self.command),
-                              expected="a line on stdout that ends in: listening on HOST:PORT")
+                              f"{self.last_words()}", LINE, shlex.join(self.command),
+                              hint=CRASH if self.process.returncode < 0 else ENDED)
             self.stdout += data
-        return self.stdout.split(b"\n")[0].decode(errors="replace")
+        return line
+
+    def _find_line(self):
+        """The line, once it is there."""
+        begin = 0
+        while (end := self.stdout.find(b"\n", begin)) != -1:
+            line = self.stdout[begin:end].decode(errors="replace")
+            begin = end + 1
+            if re.search(r"listening on \S*:\d+\s*$", line):
+                if self.stdout.find(b"\n") + 1 != begin:
+                    self.early = False  # it was another line that it wrote early
+                self.line_end = begin
+                return line
+        return ""
 
     def _silent_but_listening(self):
         """Does it sleep in a call that waits for clients, although it has not said where?"""
@@ -300,6 +343,9 @@ class Server:
         return waiting and kernel.listening_ports(kernel.socket_inodes(self.pid))
 
     def _why_no_line(self):
+        if b"\n" in self.stdout:
+            last = self.stdout.rpartition(b"\n")[0].rpartition(b"\n")[2]
+            return f"the line {last.decode(errors='replace')!r}; {self.describe()}"
         ports = kernel.listening_ports(kernel.socket_inodes(self.pid))
         if ports:
             return (f"it listens on port {ports[0]}, {self.describe()}, but that line has not come "
@@ -309,9 +355,6 @@ class Server:
     def _parse(self, line):
         """The address from the line. Everything listens on an address that we can connect to."""
         found = re.search(r"listening on (\S*):(\d+)\s*$", line)
-        if not found:
-            raise NoStart(f"the line {line!r}", sent=shlex.join(self.command),
-                          expected="a line that ends in: listening on HOST:PORT")
         host = found.group(1).strip("[]")
         return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1",
                 "*": "127.0.0.1"}.get(host, host), int(found.group(2))
@@ -374,7 +417,8 @@ class Server:
         if self.finding():
             return f"A sanitizer says:\n{self.finding()}"
         lines = self.stderr().strip().splitlines()
-        return f"Its last words: {lines[-1][:200]}" if lines else "It said nothing on stderr."
+        return f"Its last words: {printable(lines[-1][:200])}" if lines else \
+            "It said nothing on stderr."
 
     def cpu_ms(self):
         """CPU time used so far, in milliseconds."""
@@ -391,7 +435,7 @@ class Server:
     def more_stdout(self):
         """What it has printed since the line."""
         ready = select.select([self.out], [], [], 0)[0]
-        return self.stdout.partition(b"\n")[2] + (os.read(self.out, 65536) if ready else b"")
+        return self.stdout[self.line_end:] + (os.read(self.out, 65536) if ready else b"")
 
     def waits_for_ever(self):
         """Do all its threads sleep in calls that have no timeout?"""
@@ -435,7 +479,10 @@ class Server:
     def wait_exit(self, what="the end of the process"):
         """Wait until it has exited; returns the status (-15 for SIGTERM)."""
         self.ending = True
-        wait_for(self.exited, what)
+        try:
+            wait_for(self.exited, what)
+        except Fail as fail:
+            raise Fail(fail.seen + self.describe(), expected=what) from None
         return self.process.returncode
 
     def kill(self):
@@ -462,7 +509,8 @@ class Server:
         self.come_to_rest()
         if self.exited() and not self.ending:
             raise Fail(f"{self.describe()}. {self.last_words()}",
-                       expected="the server lives on, whatever its clients do")
+                       expected="the server lives on, whatever its clients do",
+                       hint=CRASH if self.process.returncode < 0 else ENDED)
         if self.finding():
             raise Fail(self.finding(), expected="no finding of a sanitizer")
 
@@ -478,6 +526,16 @@ class Server:
 
 
 # Clients
+
+def accept_queue(port):
+    """How many connections wait in the queue of whoever listens on this port."""
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in kernel.read_file(path).splitlines()[1:]:
+            fields = line.split()
+            if int(fields[3], 16) == kernel.LISTEN and int(fields[1][-4:], 16) == port:
+                return int(fields[4].partition(":")[2], 16)
+    return 0
+
 
 class Gone(Exception):
     """The server closed the connection; `how` is EOF or the error."""
@@ -513,8 +571,12 @@ class Client:
         except ConnectionResetError as error:
             self.lost = error.strerror
         except OSError as error:
-            raise Fail(f"connect: {error}; {server.describe()}",
-                       expected="a connection: the line says that it listens") from None
+            queue = accept_queue(server.port)
+            full = isinstance(error, TimeoutError) and queue > 0
+            raise Fail(f"connect: {error.strerror or error}; {server.describe()}"
+                       + (f"; {queue} connections wait in its queue, and there is no room" * full),
+                       expected="a connection: the line says that it listens",
+                       hint="listen(2), backlog: ours is SOMAXCONN" if full else "") from None
         self.sock.setblocking(False)
         self.name, self.server_name = self.sock.getsockname(), (server.host, server.port)
         self.received = 0  # bytes, in all
@@ -580,8 +642,11 @@ class Client:
                 self.wait(reading=False, writing=True, what="the server reads on", sent=data)
 
     def half_close(self):
-        """Finish sending (FIN), and go on reading."""
-        self.sock.shutdown(socket.SHUT_WR)
+        """Finish sending (FIN), and go on reading. Raises Gone."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise Gone(error.strerror) from None
 
     # Receiving
 
@@ -745,9 +810,9 @@ def run_probe(the_probe, stage):
     """Run one probe in this process; returns a Verdict."""
     start = time.monotonic()
 
-    def verdict(outcome, kind="", seen="", expected="", sent=""):
+    def verdict(outcome, kind="", seen="", expected="", sent="", hint=""):
         return Verdict(outcome, kind, show(seen), show(expected), show(sent), list(stage.notes),
-                       time.monotonic() - start)
+                       time.monotonic() - start, hint)
 
     try:
         try:
@@ -763,12 +828,12 @@ def run_probe(the_probe, stage):
         try:
             stage.finish()
         except Fail as fail:
-            return verdict("F", "", fail.seen, fail.expected)
+            return verdict("F", "", fail.seen, fail.expected, hint=fail.hint)
         return verdict("L", lesson.kind, lesson.seen)
     except NoStart as fail:
-        return verdict("F", "no start", fail.seen, fail.expected, fail.sent)
+        return verdict("F", "no start", fail.seen, fail.expected, fail.sent, fail.hint)
     except Fail as fail:
-        return verdict("F", "", fail.seen, fail.expected, fail.sent)
+        return verdict("F", "", fail.seen, fail.expected, fail.sent, fail.hint)
     except Gone as gone:
         return verdict("F", "", f"the connection ended ({gone.how}); "
                                 f"{stage.servers[-1].describe()}", "the connection lasts")
@@ -780,6 +845,15 @@ def run_probe(the_probe, stage):
         return verdict("F", "probe", f"the probe itself failed: {error!r} at {where}")
     finally:
         stage.stop()
+
+
+def no_verdict(stage, at):
+    """The probe takes too long: say where it is, and what the server does."""
+    while at and os.path.basename(os.path.dirname(at.f_code.co_filename)) != "probes":
+        at = at.f_back
+    where = f" (the probe is at line {at.f_lineno} of {at.f_code.co_filename})" if at else ""
+    raise Fail(f"no verdict within {CELL_FAILSAFE - 10:.0f} s; "
+               + (stage.servers[-1].describe() if stage.servers else "no server yet") + where)
 
 
 class Cell:
@@ -802,10 +876,14 @@ class Cell:
         try:
             die_with_parent(starter)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends us
-            _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+            adopt_orphans()
             kernel.forget_netlink()
             raise_fd_limit()
+            signal.signal(signal.SIGALRM, lambda _, at: no_verdict(stage, at))
+            signal.setitimer(signal.ITIMER_REAL, CELL_FAILSAFE - 10)
             result = pickle.dumps(run_probe(self.probe, stage))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            end_descendants()
             with os.fdopen(write_end, "wb") as file:
                 file.write(result)
         finally:

@@ -76,9 +76,13 @@ def progress(total):
 def main(function):
     """Run a command of this course: its exit status, and a quiet end on Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    harness.adopt_orphans()
     try:
         sys.exit(function())
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed twice: this is to be finished
+        harness.end_descendants()

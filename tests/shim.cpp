@@ -28,8 +28,10 @@
 // SHIM_COUNTERS names a file with the counters (struct Shared, below). It is mapped into memory, so
 // a test reads it while the server runs. Children of the server count into the same file.
 //
-// Everything that is injected could have come from the kernel, and nothing is lost by it:
+// What is injected could have come from the kernel, but for one thing, and nothing is lost by it:
 //  - An error that the call's man page does not list is refused at the start, with exit status 125.
+//  - EINTR is also given to calls that would not have slept. The kernel's TCP does not do that, but
+//    recv(2) and send(2) allow it.
 //  - Instead of a call that "fails" the real one is not made: the bytes, or the connection, wait.
 //  - Fewer bytes means that fewer were asked for. The count is never a lie.
 //  - ECONNRESET, ETIMEDOUT, EPIPE, EHOSTUNREACH and ENETUNREACH come from recv() and send() when

@@ -113,6 +113,16 @@ class ReadersServer(unittest.TestCase):
                               env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         return done.returncode, " ".join(done.stdout.split())
 
+    def assert_nobody_left(self):
+        """No process of this server is there any more."""
+        path = os.path.join(self.place.name, "mine")
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{name}/cmdline", encoding="utf-8", errors="replace") as file:
+                    self.assertNotIn(path, file.read())
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # it has ended meanwhile
+
     def assert_caught(self, result, *messages):
         """Not accepted, and each of these was said."""
         status, output = result
@@ -154,7 +164,9 @@ class WrongServers(ReadersServer):
     def test_crashes(self):
         for name in ("SIGSEGV", "SIGABRT"):
             text = script(ONE_AT_A_TIME, reply=f"os.kill(os.getpid(), signal.{name})")
-            self.assert_caught(self.check(text), f"the server was killed by {name}")
+            result = self.check(text)
+            self.assert_caught(result, f"the server was killed by {name}", "run the server in gdb")
+            self.assertNotIn("listen first", result[1])  # which is the hint of this probe
 
     def test_ends_with_an_exception(self):
         text = script(ONE_AT_A_TIME, reply="raise ValueError('no')")
@@ -183,6 +195,28 @@ class WrongServers(ReadersServer):
         text = script(ONE_AT_A_TIME, on_start=early)
         self.assert_caught(self.check(text), "does not listen yet", "listen() first")
 
+    def test_what_does_not_start_is_said_once(self):
+        text = script(ONE_AT_A_TIME, on_start="sys.exit(3)")
+        result = self.check(text, "0,1,2")
+        self.assert_caught(result, "0 passed, 1 failed", "not stage 1, because of row 0.")
+
+    def test_puts_itself_into_the_background(self):
+        text = script(ONE_AT_A_TIME, before_accept="time.sleep(0)")
+        leaves = "if os.fork(): os._exit(0)\nos.setsid()\n"
+        text = text.replace("while True:\n    time", leaves + "while True:\n    time")
+        self.assertIn("setsid", text)
+        self.assert_caught(self.check(text), "exited with status 0", "stays in the foreground")
+        self.assert_nobody_left()
+
+    def test_its_words_do_not_reach_the_terminal_as_they_are(self):
+        text = script(ONE_AT_A_TIME, on_start="sys.exit('\\x1b[41m red')")
+        self.assert_caught(self.check(text), "\\x1b[41m red")
+
+    def test_a_short_backlog_is_named(self):
+        text = script(ONE_AT_A_TIME).replace("backlog=4096", "backlog=50")
+        self.assert_caught(self.check(text, "3"), "connections wait in its queue",
+                           "listen(2), backlog")
+
     def test_exits_at_once(self):
         text = script(ONE_AT_A_TIME, on_start="sys.exit('no such luck')")
         self.assert_caught(self.check(text), "exited with status 1", "no such luck")
@@ -190,7 +224,8 @@ class WrongServers(ReadersServer):
     def test_cannot_be_run(self):
         self.assert_caught(self.check("no program\n"), "Exec format error", "#!")
         self.assert_caught(self.check(script(ONE_AT_A_TIME), mode=0o644), "Permission denied")
-        self.assert_caught(self.check_path("/nonexistent/mine"), "no such file")
+        self.assert_caught(self.check_path("/nonexistent/mine"), "no such program")
+        self.assert_caught(self.check_path(self.place.name), "no such program")
 
     def test_leaks_descriptors(self):
         text = script(ONE_AT_A_TIME, on_start="kept = []", reply="client.sendall(data); "
@@ -235,6 +270,34 @@ class RightServers(ReadersServer):
                             "    try:\n", 1)
         status, output = self.check(text, "6,7,8", stage=6)
         self.assertEqual(status, 0, output)
+
+    def test_a_command_with_arguments_and_a_path_with_spaces(self):
+        path = os.path.join(self.place.name, "my server.py")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(script(ONE_AT_A_TIME))
+        status, output = self.check_path(f"{sys.executable} '{path}'")
+        self.assertEqual(status, 0, output)
+        os.chmod(path, 0o755)
+        status, output = self.check_path(path)
+        self.assertEqual(status, 0, output)
+
+    def test_other_lines_may_come_before_the_line(self):
+        text = script(ONE_AT_A_TIME, on_start="print('Welcome to', 'my server', flush=True)")
+        status, output = self.check(text, "0,1")
+        self.assertEqual(status, 0, output)
+
+    def test_helpers_in_a_session_of_their_own_are_ended(self):
+        text = script(ONE_AT_A_TIME, on_start="os.fork() or (os.setsid(), time.sleep(1000))")
+        status, output = self.check(text, "0,1")
+        self.assertEqual(status, 0, output)
+        self.assert_nobody_left()
+
+    def test_what_could_not_be_tried_has_not_passed(self):
+        text = script(ONE_AT_A_TIME, on_start="os.environ.pop('LD_PRELOAD', None) and "
+                      "os.execv(sys.argv[0], sys.argv)")
+        status, output = self.check(text, "0,11")
+        self.assertEqual(status, 0, output)
+        self.assertIn("2 passed, 0 failed, 1 not tried", output)
 
     def test_dual_stack_and_behind_a_wrapper_script(self):
         inner = os.path.join(self.place.name, "inner")
