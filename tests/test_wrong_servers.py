@@ -247,5 +247,14 @@ class RightServers(ReadersServer):
         self.assertEqual(status, 0, output)
 
 
+class ReadersOwnWays(ReadersServer):
+    """What readers' servers do, in their languages, and what was once said of it that is not so."""
+
+    def test_loses_a_little_output_at_the_end_of_input(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)")
+        text = text.replace("writer.close()", "writer.transport.abort()")
+        self.assert_caught(self.check(text, "6", stage=6), "without a word on stderr")
+
+
 if __name__ == "__main__":
     unittest.main()
