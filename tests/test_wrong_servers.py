@@ -255,6 +255,34 @@ class ReadersOwnWays(ReadersServer):
         text = text.replace("writer.close()", "writer.transport.abort()")
         self.assert_caught(self.check(text, "6", stage=6), "without a word on stderr")
 
+    def test_a_process_for_each_client_has_no_deadline(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+        text = text.replace("    total = 0\n", "    if os.fork():\n        client.close()\n"
+                            "        continue\n    total = 0\n")
+        status, output = self.check(text, "27,28", stage=3)
+        self.assertEqual(status, 0, output)
+        self.assertEqual(output.count("the connection stays open"), 2, output)
+        self.assertEqual(output.count("SIGTERM ends it at once"), 3, output)
+
+    def test_a_timer_is_no_deadline(self):
+        text = script(THREAD_EACH).replace("port =", "threading.Thread(target=lambda: [time.sleep("
+                                           "0.2) for _ in iter(int, 1)], daemon=True).start()\n"
+                                           "port =")
+        status, output = self.check(text, "27", stage=3)
+        self.assertEqual(status, 0, output)
+        self.assertIn("after 10 wake-ups", output)
+
+    def test_ends_with_0_and_loses_what_it_owes(self):
+        text = script(ONE_AT_A_TIME,
+                      on_start="signal.signal(signal.SIGTERM, lambda *_: os._exit(0))")
+        status, output = self.check(text, "28")
+        self.assertEqual(status, 0, output)
+        self.assertIn("SIGTERM ends it, with status 0", output)
+
+    def test_ignores_sigterm(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+        self.assert_caught(self.check(text, "28"), "it ignores SIGTERM")
+
 
 if __name__ == "__main__":
     unittest.main()
