@@ -31,6 +31,8 @@ else:  # aarch64, riscv64 and the other newer ones share a table
 
 RECEIVING = {"read", "readv", "recvfrom", "recvmsg"}
 SENDING = {"write", "writev", "sendto", "sendmsg"}
+WAITING = {"accept", "accept4", "select", "pselect6", "poll", "ppoll", "epoll_wait", "epoll_pwait",
+           "epoll_pwait2", "io_uring_enter"}  # for clients
 ENDLESS = {"accept", "accept4", "pause", "rt_sigsuspend", "wait4", "waitid"}  # no timeout to give
 IN_C = {"recvfrom": "recv", "sendto": "send", "pselect6": "select",
         "rt_sigtimedwait": "sigwait", "rt_sigsuspend": "sigsuspend"}  # what programs call them
@@ -139,6 +141,17 @@ def wake_ups(pid):
     """How many times the threads of a process went to sleep of their own accord."""
     return sum(status_number(read_file(f"/proc/{pid}/task/{tid}/status"),
                              "voluntary_ctxt_switches") for tid in threads(pid))
+
+
+def endless_sleepers(pid):
+    """{thread: how often it went to sleep} of those that sleep in a call without a timeout."""
+    found = {}
+    for tid in threads(pid):
+        call = blocked_call(pid, tid)
+        if call and without_timeout(*call):
+            text = read_file(f"/proc/{pid}/task/{tid}/status")
+            found[tid] = status_number(text, "voluntary_ctxt_switches")
+    return found
 
 
 def memory_kib(pid, key="VmRSS"):

@@ -1,5 +1,6 @@
 """No descriptor is free, and clients are waiting."""
 
+import kernel
 from harness import Fail, Gone, Lesson, frame, probe, wait_for
 
 ENOUGH_MS = 400  # of CPU time, without an answer to anybody: that is a spin
@@ -68,10 +69,15 @@ def not_spinning(server, client):
 
 
 def at_once(server, first):
-    """Does it take more than one client at a time? Then it sleeps, but not for the first one."""
+    """Does it take more than one client at a time? Then it sleeps, but not for the first one only.
+
+    Threads that wait for neither clients nor bytes do not count.
+    """
     first.roundtrip()
-    calls = server.calls() or []
-    return not (len(calls) == 1 and calls[0] in ("recvfrom", "read", "recvmsg"))
+    calls = wait_for(lambda: kernel.blocked_calls(server.pid), "the server sleeps", server)
+    fd = first.server_fd()
+    return (not any(name in kernel.RECEIVING and args[0] == fd for name, args in calls)
+            or any(name in kernel.WAITING for name, _ in calls))
 
 
 def one_at_a_time(server, first, second, old):
