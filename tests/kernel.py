@@ -125,10 +125,20 @@ def cpu_ns(pid):
         return 0
 
 
+def signals(pid, key):
+    """The signals in a set of a status file, as a mask: SigIgn is what it ignores."""
+    found = re.search(rf"^{key}:\s+([0-9a-f]+)", read_file(f"/proc/{pid}/status"), re.MULTILINE)
+    return int(found.group(1), 16) if found else 0
+
+
 def ignores(pid, number):
     """Does the process ignore this signal?"""
-    found = re.search(r"^SigIgn:\s+([0-9a-f]+)", read_file(f"/proc/{pid}/status"), re.MULTILINE)
-    return bool(found and int(found.group(1), 16) >> (number - 1) & 1)
+    return bool(signals(pid, "SigIgn") >> (number - 1) & 1)
+
+
+def is_pending(pid, number):
+    """Has the process not yet been given this signal?"""
+    return bool(signals(pid, "ShdPnd") >> (number - 1) & 1)
 
 
 def status_number(text, key):

@@ -283,6 +283,32 @@ class ReadersOwnWays(ReadersServer):
         text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
         self.assert_caught(self.check(text, "28"), "it ignores SIGTERM")
 
+    def test_keeps_memory_of_each_client(self):
+        text = script(ONE_AT_A_TIME, on_start="kept = []",
+                      reply="client.sendall(data); kept.append(bytearray(20_000))")
+        self.assert_caught(self.check(text, "19"), "more memory after each 5,000 clients")
+
+    def test_a_runtime_may_open_descriptors_late_and_inheritable_files(self):
+        first = "os.set_inheritable(os.open('/dev/null', os.O_RDONLY), True)"
+        text = script(ONE_AT_A_TIME, on_start="kept = []", reply="client.sendall(data); "
+                      f"kept or kept.extend([socket.socket(), {first}])")
+        status, output = self.check(text, "9,11,13,14,19")
+        self.assertEqual(status, 0, output)
+
+    def test_a_runtime_may_use_the_signal_of_the_storm(self):
+        text = script(ONE_AT_A_TIME,
+                      on_start="signal.signal(signal.SIGUSR1, lambda *_: None)")
+        status, output = self.check(text, "10")
+        self.assertEqual(status, 0, output)
+        self.assertIn("a use of its own for SIGUSR1", output)
+
+    def test_a_timer_thread_beside_one_client_at_a_time(self):
+        timer = "__import__('threading').Thread(target=lambda: [time.sleep(0.05) for _ in " \
+            "iter(int, 1)], daemon=True).start()"
+        status, output = self.check(script(ONE_AT_A_TIME, on_start=timer), "1,12")
+        self.assertEqual(status, 0, output)
+        self.assertIn("When the first has left, the second is served", output)
+
 
 if __name__ == "__main__":
     unittest.main()
