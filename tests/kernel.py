@@ -11,24 +11,31 @@ import re
 import signal
 import socket
 import struct
+import time
 
 # The calls that a server can be found in, by their numbers.
 if platform.machine() == "x86_64":
     CALLS = {0: "read", 1: "write", 3: "close", 7: "poll", 19: "readv", 20: "writev", 23: "select",
-             35: "nanosleep", 43: "accept", 44: "sendto", 45: "recvfrom", 46: "sendmsg",
-             47: "recvmsg", 202: "futex", 230: "clock_nanosleep", 232: "epoll_wait",
-             233: "epoll_ctl", 270: "pselect6", 271: "ppoll", 281: "epoll_pwait", 288: "accept4",
+             34: "pause", 35: "nanosleep", 43: "accept", 44: "sendto", 45: "recvfrom",
+             46: "sendmsg", 47: "recvmsg", 61: "wait4", 128: "rt_sigtimedwait",
+             130: "rt_sigsuspend", 202: "futex", 230: "clock_nanosleep", 232: "epoll_wait",
+             233: "epoll_ctl", 247: "waitid", 270: "pselect6", 271: "ppoll", 281: "epoll_pwait", 288: "accept4",
              426: "io_uring_enter", 441: "epoll_pwait2"}
 else:  # aarch64, riscv64 and the other newer ones share a table
     CALLS = {63: "read", 64: "write", 57: "close", 73: "ppoll", 65: "readv", 66: "writev",
              72: "pselect6", 101: "nanosleep", 202: "accept", 206: "sendto", 207: "recvfrom",
              211: "sendmsg", 212: "recvmsg", 98: "futex", 115: "clock_nanosleep",
+             260: "wait4", 137: "rt_sigtimedwait", 133: "rt_sigsuspend", 95: "waitid",
              22: "epoll_pwait", 21: "epoll_ctl", 242: "accept4", 426: "io_uring_enter",
              441: "epoll_pwait2"}
 
 RECEIVING = {"read", "readv", "recvfrom", "recvmsg"}
 SENDING = {"write", "writev", "sendto", "sendmsg"}
-IN_C = {"recvfrom": "recv", "sendto": "send", "pselect6": "select"}  # what programs call them
+WAITING = {"accept", "accept4", "select", "pselect6", "poll", "ppoll", "epoll_wait", "epoll_pwait",
+           "epoll_pwait2", "io_uring_enter"}  # for clients
+ENDLESS = {"accept", "accept4", "pause", "rt_sigsuspend", "wait4", "waitid"}  # without a timeout
+IN_C = {"recvfrom": "recv", "sendto": "send", "pselect6": "select",
+        "rt_sigtimedwait": "sigwait", "rt_sigsuspend": "sigsuspend"}  # what programs call them
 
 ESTABLISHED, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LISTEN = 1, 5, 6, 8, 10  # include/net/tcp_states.h
 
@@ -101,22 +108,37 @@ def blocked_calls(pid):
 def without_timeout(name, args):
     """Does this sleeping call wait until something happens, however long that takes?"""
     as_int = {"epoll_wait": 3, "epoll_pwait": 3, "poll": 2}
-    as_pointer = {"select": 4, "pselect6": 4, "ppoll": 2, "epoll_pwait2": 3, "futex": 3}
+    as_pointer = {"select": 4, "pselect6": 4, "ppoll": 2, "epoll_pwait2": 3, "futex": 3,
+                  "rt_sigtimedwait": 2}
     if name in as_int:
         return args[as_int[name]] & 0xffffffff == 0xffffffff
     if name in as_pointer:
         return args[as_pointer[name]] == 0
-    return name in RECEIVING | SENDING | {"accept", "accept4"}
+    return name in RECEIVING | SENDING | ENDLESS
 
 
 def cpu_ns(pid):
-    """CPU time of all threads, in nanoseconds."""
-    times = [read_file(f"/proc/{pid}/task/{tid}/schedstat").split() for tid in threads(pid)]
-    if all(times) and times:
-        return sum(int(fields[0]) for fields in times)
-    fields = stat_fields(f"/proc/{pid}/stat")  # in ticks of 10 ms, where schedstat is missing
-    ticks = int(fields[11]) + int(fields[12]) if fields else 0
-    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    """CPU time of all threads, in nanoseconds; 0 when the process has gone."""
+    try:  # the clock of another process: MAKE_PROCESS_CPUCLOCK() in the kernel's sources
+        return time.clock_gettime_ns((~pid << 3) | 2)
+    except OSError:
+        return 0
+
+
+def signals(pid, key):
+    """The signals in a set of a status file, as a mask: SigIgn is what it ignores."""
+    found = re.search(rf"^{key}:\s+([0-9a-f]+)", read_file(f"/proc/{pid}/status"), re.MULTILINE)
+    return int(found.group(1), 16) if found else 0
+
+
+def ignores(pid, number):
+    """Does the process ignore this signal?"""
+    return bool(signals(pid, "SigIgn") >> (number - 1) & 1)
+
+
+def is_pending(pid, number):
+    """Has the process not yet been given this signal?"""
+    return bool(signals(pid, "ShdPnd") >> (number - 1) & 1)
 
 
 def status_number(text, key):
@@ -129,6 +151,17 @@ def wake_ups(pid):
     """How many times the threads of a process went to sleep of their own accord."""
     return sum(status_number(read_file(f"/proc/{pid}/task/{tid}/status"),
                              "voluntary_ctxt_switches") for tid in threads(pid))
+
+
+def endless_sleepers(pid):
+    """{thread: how often it went to sleep} of those that sleep in a call without a timeout."""
+    found = {}
+    for tid in threads(pid):
+        call = blocked_call(pid, tid)
+        if call and without_timeout(*call):
+            text = read_file(f"/proc/{pid}/task/{tid}/status")
+            found[tid] = status_number(text, "voluntary_ctxt_switches")
+    return found
 
 
 def memory_kib(pid, key="VmRSS"):

@@ -310,5 +310,68 @@ class RightServers(ReadersServer):
         self.assertEqual(status, 0, output)
 
 
+class ReadersOwnWays(ReadersServer):
+    """What readers' servers do, in their languages, and what was once said of it that is not so."""
+
+    def test_loses_a_little_output_at_the_end_of_input(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)")
+        text = text.replace("writer.close()", "writer.transport.abort()")
+        self.assert_caught(self.check(text, "6", stage=6), "without a word on stderr")
+
+    def test_a_process_for_each_client_has_no_deadline(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+        text = text.replace("    total = 0\n", "    if os.fork():\n        client.close()\n"
+                            "        continue\n    total = 0\n")
+        status, output = self.check(text, "12,27,28", stage=3)
+        self.assertEqual(status, 0, output)
+        self.assertEqual(output.count("the connection stays open"), 2, output)
+        self.assertEqual(output.count("SIGTERM ends it at once"), 3, output)
+
+    def test_a_timer_is_no_deadline(self):
+        text = script(THREAD_EACH).replace("port =", "threading.Thread(target=lambda: [time.sleep("
+                                           "0.2) for _ in iter(int, 1)], daemon=True).start()\n"
+                                           "port =")
+        status, output = self.check(text, "27", stage=3)
+        self.assertEqual(status, 0, output)
+        self.assertIn("after 10 wake-ups", output)
+
+    def test_ends_with_0_and_loses_what_it_owes(self):
+        text = script(ONE_AT_A_TIME,
+                      on_start="signal.signal(signal.SIGTERM, lambda *_: os._exit(0))")
+        status, output = self.check(text, "28")
+        self.assertEqual(status, 0, output)
+        self.assertIn("SIGTERM ends it, with status 0", output)
+
+    def test_ignores_sigterm(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+        self.assert_caught(self.check(text, "28"), "it ignores SIGTERM")
+
+    def test_keeps_memory_of_each_client(self):
+        text = script(ONE_AT_A_TIME, on_start="kept = []",
+                      reply="client.sendall(data); kept.append(bytearray(20_000))")
+        self.assert_caught(self.check(text, "19"), "more memory after each 5,000 clients")
+
+    def test_a_runtime_may_open_descriptors_late_and_inheritable_files(self):
+        first = "os.set_inheritable(os.open('/dev/null', os.O_RDONLY), True)"
+        text = script(ONE_AT_A_TIME, on_start="kept = []", reply="client.sendall(data); "
+                      f"kept or kept.extend([socket.socket(), {first}])")
+        status, output = self.check(text, "9,11,13,14,19")
+        self.assertEqual(status, 0, output)
+
+    def test_a_runtime_may_use_the_signal_of_the_storm(self):
+        text = script(ONE_AT_A_TIME,
+                      on_start="signal.signal(signal.SIGUSR1, lambda *_: None)")
+        status, output = self.check(text, "10")
+        self.assertEqual(status, 0, output)
+        self.assertIn("a use of its own for SIGUSR1", output)
+
+    def test_a_timer_thread_beside_one_client_at_a_time(self):
+        timer = "__import__('threading').Thread(target=lambda: [time.sleep(0.05) for _ in " \
+            "iter(int, 1)], daemon=True).start()"
+        status, output = self.check(script(ONE_AT_A_TIME, on_start=timer), "1,12")
+        self.assertEqual(status, 0, output)
+        self.assertIn("When the first has left, the second is served", output)
+
+
 if __name__ == "__main__":
     unittest.main()

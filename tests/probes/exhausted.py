@@ -1,5 +1,6 @@
 """No descriptor is free, and clients are waiting."""
 
+import kernel
 from harness import Fail, Gone, Lesson, frame, probe, wait_for
 
 ENOUGH_MS = 400  # of CPU time, without an answer to anybody: that is a spin
@@ -23,6 +24,8 @@ def table_full(stage):
     wait_for(lambda: ended(second) or quiet(server) or server.cpu_ms() - spent > ENOUGH_MS,
              "the server refuses, sleeps or spins", server)
     spins = server.cpu_ms() - spent > ENOUGH_MS
+    if first.server_fd() is None:
+        return another_process_serves(server, first, second, old, spins)
     if ended(second):
         second = None
         not_spinning(server, first)
@@ -68,10 +71,28 @@ def not_spinning(server, client):
 
 
 def at_once(server, first):
-    """Does it take more than one client at a time? Then it sleeps, but not for the first one."""
+    """Does it take more than one client at a time? Then it sleeps, but not for the first one only.
+
+    Threads that wait for neither clients nor bytes do not count.
+    """
     first.roundtrip()
-    calls = server.calls() or []
-    return not (len(calls) == 1 and calls[0] in ("recvfrom", "read", "recvmsg"))
+    calls = wait_for(lambda: kernel.blocked_calls(server.pid), "the server sleeps", server)
+    fd = first.server_fd()
+    return (not any(name in kernel.RECEIVING and args[0] == fd for name, args in calls)
+            or any(name in kernel.WAITING for name, _ in calls))
+
+
+def another_process_serves(server, first, second, old, spins):
+    """Who listens has no descriptor of the first client: its leaving makes no room for others."""
+    first.roundtrip()
+    refused = ended(second)
+    server.limit_fds(old)
+    if not refused:
+        second.expect(ASK)
+    server.connect().roundtrip()
+    if spins:
+        raise Lesson(f"more than {ENOUGH_MS} ms of CPU time while a client waits and nobody is "
+                     "served. When there is room again, the next one is", "spins")
 
 
 def one_at_a_time(server, first, second, old):

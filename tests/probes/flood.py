@@ -9,17 +9,18 @@ BLOCK = frames(3 * MIB)  # 47 of them, sent again and again
 class Flood:
     """A long stream of frames, sent and compared piece by piece."""
 
-    def __init__(self, client, total):
+    def __init__(self, client, total, size=FRAME):
         self.client, self.sent, self.received = client, 0, 0
-        self.total = -(-total // len(BLOCK)) * len(BLOCK)  # whole frames only
+        self.size, self.block = size, BLOCK if size == FRAME else frames(3 * MIB, size - 8)
+        self.total = -(-total // len(self.block)) * len(self.block)  # whole frames only
 
     def push(self, most=MIB):
         """Send until the kernel takes no more, or the end. Returns how many bytes; raises Gone."""
         before = self.sent
         while self.sent < self.total and self.sent - before < most:
-            at = self.sent % len(BLOCK)
-            piece = min(256 * KIB, self.total - self.sent)
-            count = self.client.try_send(memoryview(BLOCK)[at:at + piece])
+            at = self.sent % len(self.block)
+            piece = min(256 * KIB, self.total - self.sent, before + most - self.sent)
+            count = self.client.try_send(memoryview(self.block)[at:at + piece])
             if not count:
                 break
             self.sent += count
@@ -27,10 +28,11 @@ class Flood:
 
     def pull(self, most=MIB):
         """Receive and compare what is there, once. Returns how many bytes; raises Gone."""
-        at = self.received % len(BLOCK)
-        data = self.client.try_receive(min(most, len(BLOCK) - at))
-        if data != BLOCK[at:at + len(data)]:
-            raise Fail(difference(BLOCK[at:at + len(data)], data, self.received),
+        at = self.received % len(self.block)
+        data = self.client.try_receive(min(most, len(self.block) - at))
+        right = self.block[at:at + len(data)]
+        if data != right:
+            raise Fail(difference(right, data, self.received),
                        expected="every byte, in order", sent=f"frames, {self.sent:,} bytes")
         self.received += len(data)
         return len(data)
@@ -50,7 +52,7 @@ class Flood:
 
     def stop(self):
         """Send no more than the frame that is begun."""
-        self.total = -(-self.sent // FRAME) * FRAME
+        self.total = -(-self.sent // self.size) * self.size
 
     def drain(self):
         """Send what is left, and receive all of it."""
