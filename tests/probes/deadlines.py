@@ -136,10 +136,7 @@ def stop(server):
 
 def require_exit(stage, server, seen=""):
     """It must exit with 0 after stop(); Lesson if the signal has killed it."""
-    try:
-        code = server.wait_exit("it ends after SIGTERM")
-    except Fail as fail:
-        raise Fail(fail.seen + server.describe(), fail.expected, "SIGTERM") from None
+    code = server.wait_exit("it ends after SIGTERM")
     if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
         raise Lesson(f"SIGTERM ends it at once{seen}", "dies")
     if code > 0 and not asked_to_drain(stage):
