@@ -12,6 +12,7 @@ with it. Usage: tests/patches.py [NAME ...] [--keep]
 """
 
 import concurrent.futures
+import functools
 import os
 import pathlib
 import re
@@ -79,10 +80,14 @@ def build(test, tree, changed):
             objects.append(compile_file(tree, source, tree / "objects" / (source + ".o")))
         else:
             objects.append(shared_object(source))
-    binary = tree / "objects" / "binary"
+    return link(objects, tree / "objects" / "binary", test == "sim")
+
+
+def link(objects, binary, sim):
+    """The simulator, or the tests that are among the objects."""
     binary.parent.mkdir(parents=True, exist_ok=True)
-    options = "tests/sim/link.opts" if test == "sim" else "tests/unit/link.opts"
-    libraries = [] if test == "sim" else ["-lgtest", "-lgtest_main"]
+    options = "tests/sim/link.opts" if sim else "tests/unit/link.opts"
+    libraries = [] if sim else ["-lgtest", "-lgtest_main"]
     run = subprocess.run([CXX, *FLAGS, *map(str, objects), "@" + options, *libraries, "-pthread",
                           "-o", str(binary)], cwd=ROOT, capture_output=True, text=True)
     if run.returncode != 0:
@@ -129,12 +134,18 @@ def examine(patch):
             shutil.rmtree(tree, ignore_errors=True)
 
 
+@functools.cache
+def unpatched(sim):
+    """All tests, or the simulator, with the library as it is."""
+    tests = [str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "unit").glob("*_test.cpp")]
+    sources = [LIBRARY, *(SIM if sim else [*tests, *SUPPORT])]
+    return link([shared_object(source) for source in sources], work / f"plain-{sim}", sim)
+
+
+@functools.cache
 def without_any(test):
     """Does the test pass on the library as it is? Else its failing proves nothing."""
-    try:
-        return passes(test, build(test, work / ("plain-" + test.replace("/", "-")), []))
-    except RuntimeError:
-        return False
+    return passes(test, unpatched(test == "sim"))
 
 
 def main():
@@ -143,13 +154,10 @@ def main():
     if names:
         patches = [patch for patch in patches if patch.stem in names]
     passed = failed = 0
-    plain = {}
     try:
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
             for patch, (test, wrong) in zip(patches, pool.map(examine, patches)):
-                if wrong is None and test not in plain:
-                    plain[test] = without_any(test)
-                if wrong is None and not plain[test]:
+                if wrong is None and not without_any(test):
                     wrong = "the test fails without the patch too"
                 passed, failed = passed + (wrong is None), failed + (wrong is not None)
                 print(f"{'ok  ' if wrong is None else 'FAIL'} {patch.stem:32} "

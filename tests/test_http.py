@@ -575,7 +575,7 @@ class Others(Http):
 
 
     def test_chapter_shows_what_curl_prints(self):
-        with open(os.path.join(harness.ROOT, "07-evloop", "README.md"), encoding="utf-8") as file:
+        with open(os.path.join(harness.ROOT, "07-evloop", "HTTP.md"), encoding="utf-8") as file:
             block = re.search(r"```text\n(\$ curl .*?)```", file.read(), re.S)[1]
         date = re.compile(r"Date: .*")
         for command, shown in re.findall(r"^\$ curl (.*)\n((?:(?!\$ ).*\n)*)", block, re.M):
