@@ -261,19 +261,23 @@ def fast_sender(stage):
     flood = Flood(fast, 4 * MIB)
     fast_fd, small_fd = fast.server_fd(), small.server_fd()
     read = calls = 0
-    with traced(server) as trace:
-        flood.push()
-        small.send(frame(b"small"))
-        for name, args, result in trace.calls():
-            if name in kernel.RECEIVING and result > 0:
-                if args[0] == small_fd:
-                    break
-                if args[0] == fast_fd:
-                    read, calls = read + result, calls + 1
+    try:
+        with traced(server) as trace:
             flood.push()
-            flood.pull()
+            small.send(frame(b"small"))
+            for name, args, result in trace.calls():
+                if name in kernel.RECEIVING and result > 0:
+                    if args[0] == small_fd:
+                        break
+                    if args[0] == fast_fd:
+                        read, calls = read + result, calls + 1
+                flood.push()
+                flood.pull()
+        flood.drain()
+    except Gone:  # stage 5 drops it if we, on a busy machine, read too slowly
+        if stage.number != 5 or read <= 256 * KIB:
+            raise
     small.expect(frame(b"small"))
-    flood.drain()
     seen = f"{read:,} bytes of the fast one are read first; number of calls: {calls}"
     if read > 256 * KIB:
         raise Lesson(seen, "hogs")
