@@ -527,16 +527,6 @@ class Server:
 
 # Clients
 
-def accept_queue(port):
-    """How many connections wait in the queue of whoever listens on this port."""
-    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in kernel.read_file(path).splitlines()[1:]:
-            fields = line.split()
-            if int(fields[3], 16) == kernel.LISTEN and int(fields[1][-4:], 16) == port:
-                return int(fields[4].partition(":")[2], 16)
-    return 0
-
-
 class Gone(Exception):
     """The server closed the connection; `how` is EOF or the error."""
 
@@ -571,7 +561,7 @@ class Client:
         except ConnectionResetError as error:
             self.lost = error.strerror
         except OSError as error:
-            queue = accept_queue(server.port)
+            queue = kernel.accept_queue(server.port)
             full = isinstance(error, TimeoutError) and queue > 0
             raise Fail(f"connect: {error.strerror or error}; {server.describe()}"
                        + (f"; {queue} connections wait in its queue, and there is no room" * full),

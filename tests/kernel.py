@@ -294,13 +294,22 @@ def forget_netlink():
 
 def listening_ports(inodes):
     """The ports on which the sockets with these inodes listen."""
-    ports = []
+    return [port for port, inode, _ in listeners() if inode in inodes]
+
+
+def accept_queue(port):
+    """How many connections wait in the queue of whoever listens on this port."""
+    return max((queue for listening, _, queue in listeners() if listening == port), default=0)
+
+
+def listeners():
+    """(port, inode, connections in the queue) of each listening socket."""
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in read_file(path).splitlines()[1:]:
             fields = line.split()
-            if int(fields[3], 16) == LISTEN and int(fields[9]) in inodes:
-                ports.append(int(fields[1][-4:], 16))
-    return ports
+            if int(fields[3], 16) == LISTEN:
+                yield (int(fields[1][-4:], 16), int(fields[9]),
+                       int(fields[4].partition(":")[2], 16))
 
 
 def socket_inodes(pid):

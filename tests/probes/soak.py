@@ -6,7 +6,7 @@ import select
 
 import kernel
 from harness import FAILSAFE, Fail, Gone, frame, probe, wait_for
-from probes.leaving import warmed_up
+from probes.leaving import at_start
 
 GROWTH_KIB = 4096  # memory that may come in later rounds: none is expected, some is rounding
 
@@ -112,7 +112,7 @@ def soak(stage):
     seed = int(os.environ.get("SEED", 1))
     stage.note(f"SEED={seed}")
     server = stage.start()
-    before, memory = warmed_up(server), 0
+    before, memory = at_start(stage, server), 0
     for turn in range(6):
         party = Soak(server, seed + turn)
         for _ in range(400):
