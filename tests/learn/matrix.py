@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Put every fault to every stage, and print the table. This is `make matrix`.
+
+P passes. L is the lesson of that stage: it fails, exactly as its chapter says. - does not apply.
+A cell that is anything else makes this command fail; so does a lesson that no longer shows.
+"""
+
+import argparse
+import pathlib
+import re
+
+from tests import harness
+from tests import probes
+from tests.harness import runner
+
+PLACE = re.compile(r"(<!-- matrix -->\n).*?(<!-- /matrix -->)", re.S)
+
+
+def table(cells):
+    """The table for a terminal. `cells` maps (row, stage) to a text."""
+    rows = sorted({row for row, _ in cells})
+    lines = ["    fault" + " " * 28 + "".join(f"{name[:2]:>6}" for name in harness.STAGES.values())]
+    for row in rows:
+        texts = "".join(f"{cells[row, number]:>6}" for number in harness.STAGES)
+        lines.append(f"{row:>2}  {probes.ROWS[row]:<33}{texts}".rstrip())
+    return "\n".join(lines)
+
+
+def markdown(cells):
+    """The table for README.md."""
+    sign = {"P": "✓", "L": "**L**", "-": "", "unit": "✓"}
+    lines = ["| | fault | " + " | ".join(n[:2] for n in harness.STAGES.values()) + " |",
+             "|---|---|" + "---|" * len(harness.STAGES)]
+    for row in sorted({row for row, _ in cells}):
+        texts = " | ".join(sign[cells[row, number]] for number in harness.STAGES)
+        lines.append(f"| {row} | {probes.ROWS[row]} | {texts} |")
+    return "\n".join(lines) + "\n"
+
+
+def expectations(rows):
+    """What every cell should be."""
+    return {(row, number): runner.cell_expected(row, number)
+            for row in rows for number in harness.STAGES}
+
+
+def measure(rows, build, jobs):
+    """Run the probes. Returns the cells as they are, and what is wrong, a text each."""
+    cells, wrong = expectations(rows), []
+    tasks = [(probe, number, None, build) for probe in harness.probes(rows)
+             for number in harness.STAGES if probe.expect[number] != "-"]
+    with runner.progress(len(tasks)) as step:
+        for (probe, number, *_), verdict in runner.run_all(tasks, jobs):
+            step(f"{harness.STAGES[number]}: {probe.title}")
+            problem = harness.judge(probe, number, verdict)
+            if problem:
+                cells[probe.row, number] = "FAIL"
+                wrong.append(f"row {probe.row} on {harness.STAGES[number]}: {probe.title}\n"
+                             f"    {problem}")
+    return cells, wrong
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--build", default=harness.BUILD, help="where the servers are")
+    arguments.add_argument("--rows", help="only these: 1,7,9")
+    arguments.add_argument("--jobs", type=int, default=runner.JOBS, help="probes at the same time")
+    arguments.add_argument("--write", metavar="FILE", help="put the table into this Markdown file")
+    arguments.add_argument("--check", metavar="FILE", help="is its table current? Runs nothing")
+    options = arguments.parse_args()
+
+    probes.load()
+    registered = {probe.row for probe in harness.PROBES} | probes.UNIT_ROWS
+    rows = sorted({int(r) for r in options.rows.split(",")} if options.rows else registered - {0})
+    if options.check:
+        return check(pathlib.Path(options.check), markdown(expectations(rows)))
+
+    cells, wrong = measure(rows, options.build, options.jobs)
+    print(table(cells))
+    print("\nP passes   L the lesson of that stage   - does not apply   unit: see make test")
+    for text in wrong:
+        print("\n" + text)
+    total = sum(text not in ("-", "unit") for text in cells.values())
+    failed = sum(text == "FAIL" for text in cells.values())
+    print(f"\n{total - failed} passed, {failed} failed")
+    if options.write and not wrong:
+        path = pathlib.Path(options.write)
+        path.write_text(PLACE.sub(lambda m: m[1] + markdown(cells) + m[2], path.read_text()))
+    return 1 if wrong else 0
+
+
+def check(path, expected):
+    """Does the Markdown file show the table that the probes expect?"""
+    found = PLACE.search(path.read_text())
+    if found and found.group(0) == f"<!-- matrix -->\n{expected}<!-- /matrix -->":
+        return 0
+    print(f"{path}: the matrix is not current; run: make matrix")
+    return 1
+
+
+if __name__ == "__main__":
+    runner.main(main)
