@@ -16,15 +16,13 @@ import shutil
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.book import markdown
+
 STYLE = pathlib.Path(__file__).with_name("site.css")
 COPIED = {".svg", ".png", ".html", ".json"}
 LANGUAGES = {".cpp": "cpp", ".h": "cpp", ".py": "python", ".patch": "diff", ".cfg": "haproxy",
              ".md": "markdown"}
 LINK = re.compile(r'(<(?:a|img|source)\b[^>]*?\s(?:href|src|srcset)=")([^"]+)(")')
-ORDER = ["README.md", "01-blocking/README.md", "02-select/README.md", "03-poll-lt/README.md",
-         "04-epoll-lt/README.md", "05-epoll-et/README.md", "06-write-buffering/README.md",
-         "07-evloop/README.md"]
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -54,7 +52,7 @@ class Site:
 
     def make(self):
         """Every page that can be reached from README.md. Returns what is wrong."""
-        waiting = {pathlib.PurePosixPath(path) for path in reading_order()}
+        waiting = {pathlib.PurePosixPath(path) for path in markdown.reading_order()}
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
             while waiting:
                 found = set()
@@ -69,7 +67,7 @@ class Site:
 
     def page(self, path):
         """Write what `path` becomes; returns the paths that it links to."""
-        source, name = ROOT / path, target(path)
+        source, name = markdown.ROOT / path, target(path)
         to = self.out / name
         to.parent.mkdir(parents=True, exist_ok=True)
         if source.is_file() and path.suffix in COPIED:
@@ -92,12 +90,12 @@ class Site:
         if re.match(r"[a-z]+:|#", link):
             return link
         where, sign, anchor = link.partition("#")
-        folder = path if (ROOT / path).is_dir() else path.parent
+        folder = path if (markdown.ROOT / path).is_dir() else path.parent
         goal = pathlib.PurePosixPath(os.path.normpath(folder / where))
-        if goal.parts[:1] == ("..",) or not (ROOT / goal).exists():
+        if goal.parts[:1] == ("..",) or not (markdown.ROOT / goal).exists():
             self.problems.append(f"{path}: the link to {link} leads nowhere")
             return link
-        if (ROOT / goal / "README.md").exists():
+        if (markdown.ROOT / goal / "README.md").exists():
             goal /= "README.md"
         links.add(goal)
         return relative(target(goal), target(path)) + sign + anchor
@@ -105,7 +103,7 @@ class Site:
     def course(self, path):
         """The way to the first page and to each stage, for the top of a page."""
         parts = []
-        for other in filter(lambda other: (ROOT / other).exists(), ORDER):
+        for other in filter(lambda other: (markdown.ROOT / other).exists(), markdown.BOOK):
             here = ' aria-current="page"' if str(path) == other else ""
             name = "Seven servers" if other == "README.md" else other[:2]
             label = "" if other == "README.md" else f' title="{other.split("/")[0]}"'
@@ -115,7 +113,7 @@ class Site:
 
     def around(self, path):
         """The page before and the page behind, for the bottom of a chapter."""
-        order = reading_order()
+        order = markdown.reading_order()
         if str(path) not in order:
             return ""
         at, parts = order.index(str(path)), []
@@ -138,25 +136,9 @@ class Site:
                 self.problems.append(f"{name}: {link}: the page has no such place")
 
 
-def reading_order():
-    """The pages of the book, in the order in which one reads them."""
-    paths = [further for path in ORDER for further in [path, *behind(path)]]
-    return [path for path in dict.fromkeys(paths) if (ROOT / path).exists()]
-
-
-def behind(path):
-    """Further pages of a chapter, in the order in which it links to them."""
-    folder = pathlib.PurePosixPath(path).parent
-    if folder == pathlib.PurePosixPath("."):
-        return []
-    text = (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).exists() else ""
-    names = re.findall(r"\]\(([A-Z0-9-]+\.md)(?:#[^)]*)?\)", text)
-    return [str(folder / name) for name in names if name != "README.md"]
-
-
 def heading_of(path):
     """The first heading of a Markdown file."""
-    return re.search(r"^# (.*)", (ROOT / path).read_text(encoding="utf-8"), re.M)[1]
+    return re.search(r"^# (.*)", markdown.read(path), re.M)[1]
 
 
 def first_heading(body):
@@ -167,7 +149,7 @@ def first_heading(body):
 
 def target(path):
     """Where a file of the repository stands in the site."""
-    if (ROOT / path).is_dir():
+    if (markdown.ROOT / path).is_dir():
         return path / "index.html"
     if path.suffix in COPIED:
         return path
@@ -184,7 +166,7 @@ def relative(goal, page):
 
 def contents(path):
     """The HTML of a Markdown file, of a source file, or of a folder."""
-    source = ROOT / path
+    source = markdown.ROOT / path
     if source.is_dir():
         names = sorted(entry.name for entry in source.iterdir() if entry.suffix in LANGUAGES)
         return f"<h1>{html.escape(str(path))}</h1>\n<ul>\n" + "\n".join(
@@ -206,7 +188,7 @@ def pandoc(markdown):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    arguments.add_argument("--build", type=pathlib.Path, default=markdown.ROOT / "build")
     out = arguments.parse_args().build / "site"
     if not shutil.which("pandoc"):
         print("make site needs pandoc: apt-get install pandoc", file=sys.stderr)

@@ -10,7 +10,7 @@ import tempfile
 import unittest
 from unittest import mock
 
-from tests.book import site
+from tests.book import markdown, site
 
 try:
     import yaml
@@ -21,7 +21,7 @@ except ImportError:
 def make(root):
     """Make the site of the chapters below `root`. Returns its problems and its folder."""
     out = pathlib.Path(tempfile.mkdtemp())
-    with mock.patch.object(site, "ROOT", pathlib.Path(root)):
+    with mock.patch.object(markdown, "ROOT", pathlib.Path(root)):
         return site.Site(out).make(), out
 
 
@@ -42,7 +42,7 @@ class Pages(unittest.TestCase):
 
     def test_the_course(self):
         """No link leads nowhere, and one can go through all chapters by `next` alone."""
-        problems, out = make(site.ROOT)
+        problems, out = make(markdown.ROOT)
         self.addCleanup(shutil.rmtree, out)
         self.assertEqual(problems, [])
         page, seen = out / "index.html", []
@@ -52,9 +52,9 @@ class Pages(unittest.TestCase):
             if following := re.search(r'rel="next" href="([^"]+)"', text):
                 page = (page.parent / following[1]).resolve()
         names = [str(page.relative_to(out.resolve())) for page in seen[1:]]
-        for stage in site.ORDER[1:]:
+        for stage in markdown.BOOK[1:]:
             self.assertIn(str(site.target(pathlib.PurePosixPath(stage))), names)
-        self.assertNotIn(str(site.ROOT), "".join(p.read_text("utf-8") for p in seen))
+        self.assertNotIn(str(markdown.ROOT), "".join(p.read_text("utf-8") for p in seen))
 
     def test_a_link_that_leads_nowhere(self):
         problems, _ = self.made({"README.md": "# A\n\n[b](b.md) and [c](../c.md)\n"})
@@ -83,7 +83,7 @@ class CommandLine(unittest.TestCase):
     def test_without_pandoc(self):
         with tempfile.TemporaryDirectory() as build:
             done = subprocess.run(
-                [sys.executable, "-m", "tests.book.site", "--build", build], cwd=site.ROOT,
+                [sys.executable, "-m", "tests.book.site", "--build", build], cwd=markdown.ROOT,
                 env={"PATH": "/nonexistent"}, capture_output=True, text=True, check=False)
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertEqual(done.stderr, "make site needs pandoc: apt-get install pandoc\n")
@@ -96,14 +96,14 @@ class Elsewhere(unittest.TestCase):
         """A command of such a file names a script that parses, or a target of the Makefile."""
         words = command.split()
         if words[0] == "make":
-            self.assertRegex((site.ROOT / "Makefile").read_text("utf-8"), rf"(?m)^{words[1]}:")
+            self.assertRegex((markdown.ROOT / "Makefile").read_text("utf-8"), rf"(?m)^{words[1]}:")
         else:
             self.assertIn(words[0], ("sh", "bash"))
-            subprocess.run([words[0], "-n", words[1]], cwd=site.ROOT, check=True)
+            subprocess.run([words[0], "-n", words[1]], cwd=markdown.ROOT, check=True)
 
     @unittest.skipUnless(yaml, "apt-get install python3-yaml")
     def test_workflows(self):
-        for path in sorted((site.ROOT / ".github" / "workflows").glob("*.yml")):
+        for path in sorted((markdown.ROOT / ".github" / "workflows").glob("*.yml")):
             with self.subTest(path.name):
                 jobs = yaml.safe_load(path.read_text("utf-8"))["jobs"]
                 steps = [step for job in jobs.values() for step in job["steps"]]
@@ -113,7 +113,7 @@ class Elsewhere(unittest.TestCase):
                     self.runs(command)
 
     def test_container(self):
-        path = site.ROOT / ".devcontainer" / "devcontainer.json"
+        path = markdown.ROOT / ".devcontainer" / "devcontainer.json"
         container = json.loads(path.read_text("utf-8"))
         self.assertIn("debian", container["image"])
         self.runs(container["postCreateCommand"])
