@@ -12,6 +12,12 @@
 #include <string>
 #include <vector>
 
+// What a stage is called, and the port that it takes if none is given.
+struct Stage {
+    const char* name;
+    int port;
+};
+
 struct Options {
     const char* name;  // of the stage: "04-epoll-lt"
     Address address;  // where to listen

@@ -107,7 +107,7 @@ inline void say_line(const char* text, Kind& kind, int lines_a_minute) {
 inline std::mutex stderr_mutex;
 
 // Say a line on stderr, from any thread. `format` is a literal as for printf(), without the "\n".
-// Ten lines of a kind are said in a minute. The next one tells how many more there were.
+// Twenty lines of a kind are said in a minute. The next one tells how many more there were.
 [[gnu::format(printf, 1, 2)]] inline void say(const char* format, ...) {
     char text[1000];
     std::va_list values;
@@ -115,7 +115,7 @@ inline std::mutex stderr_mutex;
     std::vsnprintf(text, sizeof text, format, values);
     va_end(values);
     std::lock_guard lock{stderr_mutex};
-    say_line(text, kind_of(format, 0), 10);
+    say_line(text, kind_of(format, 0), 20);
 }
 
 // Say on stderr why the system call `what` has failed (errno, which is kept), once in a minute: a
