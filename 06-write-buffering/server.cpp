@@ -57,8 +57,8 @@ bool Server::watch(int fd, std::uint32_t events, int operation) {
     return epoll_ctl(epoll.get(), operation, fd, &event) == 0;
 }
 
-// Make the kernel agree. What is ready by now is reported again, although it is edge-triggered.
-// False when the client has to go.
+// Make the kernel agree. What is ready by now is reported again, edge-triggered or not. False when
+// the client has to go.
 bool Server::update(Client& client) {
     if (client.interest() == client.watched) return true;
     client.watched = client.interest();
@@ -95,7 +95,8 @@ void Server::accept_clients() {
     }
 }
 
-// Send as much as fits. False when the client is gone.
+// Send as much as fits. We do not ask whether EPOLLOUT has come, so that a recv() may be followed by
+// one send() in vain; stage 7 remembers it. False when the client is gone.
 bool Server::flush(Client& client) {
     while (!client.unsent.empty()) {
         ssize_t n = send(client.fd.get(), client.unsent.data(), client.unsent.size(), MSG_NOSIGNAL);
@@ -144,7 +145,6 @@ int main(int argc, char** argv) {
     check(server.watch(server.listener.get(), EPOLLIN | EPOLLET), "epoll_ctl");
     announce(options);
 
-    for (;;) {
+    for (;;)
         for (int fd : server.wait_ready()) server.serve(fd);
-    }
 }

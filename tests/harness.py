@@ -244,7 +244,8 @@ def plug(pipe):
 class Server:
     """A running server. Use Stage.start()."""
 
-    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False):
+    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False,
+                 stderr=None, closed=()):
         self.command = [*command, "--port", str(port), *map(str, args)]
         self.clients = []
         self.ending = False  # the probe ends it on purpose
@@ -255,7 +256,7 @@ class Server:
         self.out, stdout = os.pipe()
         filler = plug(stdout) if plugged else 0
         try:
-            self._spawn(env, nofile, stdout)
+            self._spawn(env, nofile, stdout, stderr, closed)
         finally:
             os.close(stdout)
         try:
@@ -268,7 +269,7 @@ class Server:
             self.kill()
             raise
 
-    def _spawn(self, env, nofile, stdout):
+    def _spawn(self, env, nofile, stdout, stderr, closed):
         starter = os.getpid()
 
         def prepare():
@@ -277,11 +278,13 @@ class Server:
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (nofile or hard, hard))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            for fd in closed:
+                os.close(fd)
 
         try:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=stdout,
-                stderr=self.stderr_file, preexec_fn=prepare, env={**os.environ, **(env or {})})
+                stderr=self.stderr_file if stderr is None else stderr, preexec_fn=prepare, env={**os.environ, **(env or {})})
         except OSError as error:
             hint = {errno.ENOEXEC: "; a script needs a first line such as #!/usr/bin/env python3",
                     errno.EACCES: "; chmod +x makes it executable"}.get(error.errno, "")
@@ -762,12 +765,14 @@ class Stage:
         self.command = command or [os.path.join(build, self.name)]
         self.servers, self.notes = [], []
 
-    def start(self, *args, env=None, nofile=None, port=0, plugged=False):
+    def start(self, *args, env=None, nofile=None, port=0, plugged=False, stderr=None, closed=()):
         """Start a server on a free port and wait until it listens.
 
         plugged: it finds stdout full when it writes its line, and we look what it does meanwhile.
+        stderr: a descriptor in the place of the file that Server.stderr() shows.
+        closed: of 0, 1 and 2, those that it finds closed, as after `2>&-`.
         """
-        server = Server(self.command, args, env, nofile, port, plugged)
+        server = Server(self.command, args, env, nofile, port, plugged, stderr, closed)
         self.servers.append(server)
         return server
 
