@@ -47,7 +47,8 @@ def plug(pipe):
 class Server:
     """A running server. Use Stage.start()."""
 
-    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False):
+    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False,
+                 stderr=None, closed=()):
         self.command = [*command, "--port", str(port), *map(str, args)]
         self.clients = []
         self.ending = False  # the probe ends it on purpose
@@ -58,7 +59,7 @@ class Server:
         self.out, stdout = os.pipe()
         filler = plug(stdout) if plugged else 0
         try:
-            self._spawn(env, nofile, stdout)
+            self._spawn(env, nofile, stdout, stderr, closed)
         finally:
             os.close(stdout)
         try:
@@ -71,7 +72,7 @@ class Server:
             self.kill()
             raise
 
-    def _spawn(self, env, nofile, stdout):
+    def _spawn(self, env, nofile, stdout, stderr, closed):
         starter = os.getpid()
 
         def prepare():
@@ -80,11 +81,14 @@ class Server:
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (nofile or hard, hard))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            for fd in closed:
+                os.close(fd)
 
         try:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=stdout,
-                stderr=self.stderr_file, preexec_fn=prepare, env={**os.environ, **(env or {})})
+                stderr=self.stderr_file if stderr is None else stderr, preexec_fn=prepare,
+                env={**os.environ, **(env or {})})
         except OSError as error:
             hint = {errno.ENOEXEC: "; a script needs a first line such as #!/usr/bin/env python3",
                     errno.EACCES: "; chmod +x makes it executable"}.get(error.errno, "")
