@@ -24,7 +24,7 @@ A chapter marks a place, and this script fills it:
     ```
 
     <!-- twins 4 -->
-    ... what stage 4's broken twins are, from the heads of the patches in its break/ ...
+    ... what stage 4's broken twins are, from the heads of the patches in its mutants/ ...
     <!-- /twins -->
 
 `make prose` writes, `make lint` and `make test` check. Links inside the repository are checked too.
@@ -109,7 +109,7 @@ def measured(argument):
 def twins(number):
     """A table of a stage's broken twins."""
     lines = ["| without | a user sees | caught by |", "|---|---|---|"]
-    for path in sorted(ROOT.glob(f"0{number}-*/break/*.patch")):
+    for path in sorted(ROOT.glob(f"0{number}-*/mutants/*.patch")):
         head = dict(re.findall(r"^(Break|Row|Seen): (.*)", path.read_text(), re.M))
         lines.append(f"| {head['Break']} | {head['Seen']} | row {head['Row']} |")
     return "\n".join(lines) + "\n"

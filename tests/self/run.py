@@ -37,8 +37,8 @@ def suites(build):
         ("sim", [f"{build}/sim"]),
         ("fuzz corpus", PYTHON + ["-m", "tests.loop.fuzz", "--replay", "--build", build]),
         ("matrix", PYTHON + ["-m", "tests.learn.matrix", "--build", build]),
-        ("twins", PYTHON + ["-m", "tests.learn.break", "--exact", "quick", "--build", build]),
-        ("patches", PYTHON + ["-m", "tests.loop.patches"]),
+        ("twins", PYTHON + ["-m", "tests.mutants.break", "--exact", "quick", "--build", build]),
+        ("patches", PYTHON + ["-m", "tests.mutants.patches"]),
         ("scripts", PYTHON + ["-m", "unittest", "discover", "-s", "tests", "-t", "."]),
     ]
 

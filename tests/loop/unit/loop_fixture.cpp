@@ -115,7 +115,7 @@ int open_descriptors() {
 }
 
 bool eventually(const std::function<bool()>& step_and_look) {
-    // tests/loop/patches.py has tests fail by the dozen and sets a shorter one.
+    // tests/mutants/patches.py has tests fail by the dozen and sets a shorter one.
     const char* set = std::getenv("TEST_FAILSAFE");
     auto failsafe = std::chrono::steady_clock::now() + std::chrono::seconds(set ? atoi(set) : 60);
     while (!step_and_look())

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Shows that each test fails without what it tests.
 
-Every file in patches/ is a few-line change of the library that takes one promise away. Its first
+Every file in library/ is a few-line change of the library that takes one promise away. Its first
 lines name the test that catches it, and say what a user would see:
 
     Test: ConnTest.DataBeforeResetIsRead        (or "Test: sim", for the simulator)
     What a client sent just before it vanished is lost.
 
 For each: copy the tree, apply the patch, build, run the test. It must fail, with the patch and only
-with it. Usage: python3 -m tests.loop.patches [NAME ...] [--keep]
+with it. Usage: python3 -m tests.mutants.patches [NAME ...] [--keep]
 """
 
 import concurrent.futures
@@ -23,7 +23,7 @@ import tempfile
 import threading
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PATCHES = ROOT / "tests" / "loop" / "patches"
+PATCHES = ROOT / "tests" / "mutants" / "library"
 UNIT = ROOT / "tests" / "loop" / "unit"
 CXX = os.environ.get("CXX", "g++")
 # Without optimisation it builds faster. With the sanitizer, memory used after it was freed is a

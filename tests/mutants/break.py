@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What each load-bearing line is for: take it out, and see which probe catches it.
 
-Every stage has patches in break/. Each takes a line or two out of the stage (a broken twin), and
+Every stage has patches in mutants/. Each takes a line or two out of the stage (a broken twin), and
 says in its head what a user would see and which row of the matrix turns:
 
     Break: the loop around send()
@@ -135,7 +135,7 @@ def main():
                            help="that no other of the quick rows turns, too, or of all")
     options = arguments.parse_args()
     probes.load()
-    patches = sorted(ROOT.glob(f"0{options.stage or '[1-7]'}-*/break/*.patch"))
+    patches = sorted(ROOT.glob(f"0{options.stage or '[1-7]'}-*/mutants/*.patch"))
 
     passed = failed = 0
     with tempfile.TemporaryDirectory() as place, concurrent.futures.ThreadPoolExecutor(2) as pool:

@@ -1,0 +1,1 @@
+"""What each line is for: lines are taken away one by one, and somebody has to notice."""
