@@ -4,7 +4,6 @@ import contextlib
 import select
 import signal
 import sys
-import time
 
 from tests import harness
 from tests import probes
@@ -41,10 +40,9 @@ def may_start(task, active, jobs):
 
 def ended(active):
     """The pipes of the cells that have a result or no time left."""
-    soon = min(cell.deadline for _, cell in active.values()) - time.monotonic()
-    ready = select.select(list(active), [], [], max(0, soon))[0]
-    return ready or [pipe for pipe, (_, cell) in active.items()
-                     if cell.deadline <= time.monotonic()]
+    soon = min(cell.left() for _, cell in active.values())
+    ready = select.select(list(active), [], [], soon)[0]
+    return ready or [pipe for pipe, (_, cell) in active.items() if not cell.left()]
 
 
 def cell_expected(row, number):

@@ -16,7 +16,7 @@ from tests.harness.client import Client
 from tests.harness.messages import printable
 from tests.harness.processes import die_with_parent
 from tests.harness.verdict import Fail, NoStart
-from tests.harness.waiting import FAILSAFE, wait_for
+from tests.harness.waiting import FAILSAFE, Deadline, wait_for
 from tests.outside import kernel
 
 LINE = "a line on stdout that ends in: listening on HOST:PORT"
@@ -109,11 +109,11 @@ class Server:
 
     def _listening_line(self):
         """Wait for the line on stdout that says so. Lines before it are of no interest."""
-        end, silent = time.monotonic() + FAILSAFE, 0
+        deadline, silent = Deadline(FAILSAFE, self.pid), 0
         while not (line := self._find_line()):
             if not select.select([self.out], [], [], 0.2)[0]:
                 silent = silent + 1 if self._silent_but_listening() else 0
-                if silent < 5 and time.monotonic() < end:
+                if silent < 5 and not deadline.passed():
                     continue
                 raise NoStart(self._why_no_line(), LINE, shlex.join(self.command))
             data = os.read(self.out, 65536)
@@ -303,8 +303,8 @@ class Server:
 
     def come_to_rest(self):
         """A process that dies closes its sockets first. Wait until it is asleep, or has ended."""
-        end = time.monotonic() + 3
-        while not (self.exited() or self.asleep()) and time.monotonic() < end:
+        deadline = Deadline(3, self.pid)
+        while not (self.exited() or self.asleep() or deadline.passed()):
             time.sleep(0.001)  # one that spins will do neither, and is described as running
 
     def check_alive(self):
