@@ -110,7 +110,7 @@ matrix: all $(B)/shim.so  ## every probe against every stage
 	@$(PYTHON) -m tests.learn.matrix --build $(B) --write
 
 compare: all $(B)/shim.so  ## throughput, latency, CPU and calls of all stages; FULL=1: more
-	@$(PYTHON) -m tests.bench.load --build $(B) $(if $(FULL),--full)
+	@$(PYTHON) -m tests.bench.compare --build $(B) $(if $(FULL),--full)
 
 peers: all  ## stage 7 beside libevent, libuv, libev, Asio, and no library
 	@$(PYTHON) -m tests.bench.peers --build $(B)

@@ -45,9 +45,12 @@ def plug(pipe):
 
 
 class Server:
-    """A running server. Use Stage.start()."""
+    """A running server. Use Stage.start(), or a `with` block that it is to live in.
 
-    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False):
+    cpu: the core that it is to stay on.
+    """
+
+    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False, cpu=None):
         self.command = [*command, "--port", str(port), *map(str, args)]
         self.clients = []
         self.ending = False  # the probe ends it on purpose
@@ -58,7 +61,7 @@ class Server:
         self.out, stdout = os.pipe()
         filler = plug(stdout) if plugged else 0
         try:
-            self._spawn(env, nofile, stdout)
+            self._spawn(env, nofile, stdout, cpu)
         finally:
             os.close(stdout)
         try:
@@ -68,15 +71,23 @@ class Server:
             self.host, self.port = self._parse(self.line)
             self._find_pid()
         except BaseException:
-            self.kill()
+            self.close()
             raise
 
-    def _spawn(self, env, nofile, stdout):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _spawn(self, env, nofile, stdout, cpu):
         starter = os.getpid()
 
         def prepare():
             die_with_parent(starter)
             os.setpgid(0, 0)
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (nofile or hard, hard))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -300,6 +311,13 @@ class Server:
         if self.out != -1:
             os.close(self.out)
             self.out = -1
+
+    def close(self):
+        """End it, and close what was opened for it."""
+        self.kill()
+        self.stderr_file.close()
+        for client in self.clients:
+            client.sock.close()
 
     def come_to_rest(self):
         """A process that dies closes its sockets first. Wait until it is asleep, or has ended."""

@@ -39,7 +39,8 @@ def in_full(mutant, notice):
 def in_a_line(mutant, notice):
     """The same in a line."""
     who = ", ".join([*(f"row {row}" for row in notice.rows), *notice.tests])
-    name = mutant.name if mutant.path.parent == mutants.LIBRARY else f"{mutant.stage}: {mutant.name}"
+    of_library = mutant.path.parent == mutants.LIBRARY
+    name = mutant.name if of_library else f"{mutant.folder[:2]} {mutant.name}"
     return (f"{'FAIL' if notice.problem else 'ok  '} {name:36} "
             + (notice.problem or f"caught by {who}"))
 
