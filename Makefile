@@ -102,15 +102,13 @@ check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own serv
 	@$(PYTHON) -m tests.learn.check $(if $(call stage,$*),$*) --build $(B) $(if $(SERVER),--server '$(SERVER)')
 
 break-%: $(B)/shim.so  ## break-N: what each line of stage N is for: who notices when it is gone
-	@$(PYTHON) -m tests.learn.break $* --build $(B) $(if $(EXACT),--exact all)
+	@$(PYTHON) -m tests.mutants $* --build $(B) $(if $(EXACT),--exact all)
 
 # The eight bugs of 07-evloop/EIGHT-BUGS.md, too; `make patches` has all.
 break-7: $(B)/shim.so
-	@$(PYTHON) -m tests.learn.break 7 --build $(B) $(if $(EXACT),--exact all)
-	@echo "The eight bugs of 07-evloop/EIGHT-BUGS.md, and the test that catches each:"
-	@$(PYTHON) -m tests.loop.patches eintr-ends-the-loop tick-only-on-time-out eof-not-closed \
+	@$(PYTHON) -m tests.mutants 7 eintr-ends-the-loop tick-only-on-time-out eof-not-closed \
 	  closed-before-read accept-errors-are-all-no-more identity-is-the-number hang-up-spins \
-	  one-message-per-event-stalls
+	  one-message-per-event-stalls --build $(B) $(if $(EXACT),--exact all)
 
 trace-%: all  ## trace-N: the system calls of stage N while three clients come and talk
 	@$(PYTHON) -m tests.learn.trace $* --build $(B)
@@ -121,7 +119,7 @@ matrix: all $(B)/shim.so  ## every probe against every stage
 	@$(PYTHON) -m tests.learn.matrix --build $(B) --write
 
 compare: all $(B)/shim.so  ## throughput, latency, CPU and calls of all stages; FULL=1: more
-	@$(PYTHON) -m tests.bench.load --build $(B) $(if $(FULL),--full)
+	@$(PYTHON) -m tests.bench.compare --build $(B) $(if $(FULL),--full)
 
 peers: all  ## stage 7 beside libevent, libuv, libev, Asio, and no library
 	@$(PYTHON) -m tests.bench.peers --build $(B)
@@ -154,7 +152,7 @@ repeat: all $(B)/unit $(B)/sim $(B)/shim.so  ## the suite TIMES=50 times, with a
 	@$(PYTHON) -m tests.self.repeat --build $(B) --times $(or $(TIMES),50)
 
 patches:  ## each promise of the library taken away; which test notices
-	@$(PYTHON) -m tests.loop.patches
+	@$(PYTHON) -m tests.mutants library
 
 test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
 	@$(PYTHON) -m tests.self.run --build $(B)

@@ -25,7 +25,8 @@ class Stage:
         stderr: a descriptor in the place of the file that Server.stderr() shows.
         closed: of 0, 1 and 2, those that it finds closed, as after `2>&-`.
         """
-        server = Server(self.command, args, env, nofile, port, plugged, stderr, closed)
+        server = Server(self.command, args, env, nofile, port, plugged, stderr=stderr,
+                        closed=closed)
         self.servers.append(server)
         return server
 
@@ -48,7 +49,4 @@ class Stage:
     def stop(self):
         """End all servers, and close what was opened for them."""
         for server in self.servers:
-            server.kill()
-            server.stderr_file.close()
-            for client in server.clients:
-                client.sock.close()
+            server.close()
