@@ -10,6 +10,7 @@ what it received less what it sent. The kernel's ready list cannot be seen from 
 import contextlib
 import itertools
 import platform
+import re
 import signal
 import socket
 import struct
@@ -145,6 +146,7 @@ class Recorder:
         self.server = self.stage.start(*quiet)
         self.server.come_to_rest()
         self.listener = self._listener()
+        self.named = self._named()
         self.trace = StepTrace(self.server.pid)
         self.actors, self.frames, self.held = {}, [], {}
         self.step, self.over, self.last_set, self.queue = 0, False, None, 0
@@ -153,6 +155,15 @@ class Recorder:
         inodes = {inode for port, inode, _ in kernel.listeners() if port == self.server.port}
         return next(fd for fd, what in self.server.fds().items()
                     if what in {f"socket:[{inode}]" for inode in inodes})
+
+    def _named(self):
+        """{descriptor: what it is} of those that are neither the listener nor a client."""
+        found = {}
+        for fd, what in self.server.fds().items():
+            kind = re.match(r"(?:anon_inode:\[)?(signalfd|eventfd|pipe|timerfd)", what)
+            if kind and fd > 2:
+                found[fd] = kind[1]
+        return found
 
     # What is seen
 
@@ -225,6 +236,7 @@ class Recorder:
                 self.frame(act=True)
                 self.settle()
             return {"stage": self.number, "name": self.stage.name, "listener": self.listener,
+                    "named": self.named,
                     "calls": sum("call" in frame for frame in self.frames),
                     "frames": changes(fold(self.frames))}
         finally:

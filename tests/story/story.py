@@ -67,18 +67,19 @@ LET_DOWN = {
 Step = collections.namedtuple("Step", "title what")
 
 STEPS = (
-    Step("The server listens", "Nobody is here yet."),
+    Step("The server listens", "It has said so, and sleeps."),
     Step("A connects", "A will say nothing for a long time."),
-    Step("B connects", "The kernel completes a connection without asking the server."),
-    Step("B says “hi”", "Ten bytes: a header of eight, and two."),
-    Step("C connects", ""),
-    Step("C sends 8 MB, and does not read", "The answers pile up."),
-    Step("B says “ho”", "Now the seven part company."),
-    Step("C reads at last", "Is everything still there?"),
-    Step("A leaves", "It has finished sending: an end of file for whoever reads from it."),
-    Step("D sends 4 MB, and does not read", "B and C are still connected."),
-    Step("SIGTERM", "Someone restarts the server, while D is owed an answer."),
-    Step("D reads", "Does it get all it was owed?"),
+    Step("B connects", "The kernel completes a connection by itself, and queues it for the server."),
+    Step("B says “hi”", "Ten bytes: the eight of a header, and two."),
+    Step("C connects", "Its receive buffer is small."),
+    Step("C sends 8 MB, and does not read", "The answers fill C's receive buffer, then the "
+         "server's send buffer. And then?"),
+    Step("B says “ho”", "Here the seven part company."),
+    Step("C reads at last", "Is all of it still there?"),
+    Step("A leaves", "An end of file: it will send no more."),
+    Step("D sends 4 MB, and does not read", "Now D is owed an answer."),
+    Step("SIGTERM", "The server is told to stop, with D's answer still under way."),
+    Step("D reads", "Does it get every byte?"),
 )
 HI, FLOOD, HO, READS, LEAVES, OWED, SIGTERM, THE_END = 3, 5, 6, 7, 8, 9, 10, 11
 
@@ -88,8 +89,8 @@ QUESTIONS = (
      "text": "C will now send 8 MB and read nothing. Then B says “ho”. Which of these servers "
              "still answers B?"},
     {"before": SIGTERM, "reveal": THE_END, "client": "D",
-     "text": "SIGTERM comes while D is owed an answer of up to 4 MB. From which of these servers "
-             "does D get every byte that it has sent?"},
+     "text": "SIGTERM comes while D is owed 4 MB. From which of these servers does D still get "
+             "every byte?"},
 )
 
 # The lessons of the page: (step, stage): the call that the server sleeps in at the end of the step,
