@@ -229,14 +229,14 @@ const WORDS = { silent: "silent", answered: "answered", waits: "waits", "reads n
   "cut off": "cut off", left: "has left" };
 
 function clientRow(who, client, active) {
-  const where = client.queued ? "queue" : client.fd ?? "–";
   const kind = client.state.split(" ")[0];
   return h("tr", { className: active ? `${kind} active` : kind, "data-client": who, "data-state": client.state,
       "data-got": client.got },
     h("th", { scope: "row" }, h("span", { className: "who" }, who),
       h("span", { className: "state" }, WORDS[client.state]),
+      client.queued ? h("small", {}, "in the accept queue") :
       client.all ? h("small", {}, `got ${size(client.got)} of ${size(client.all)}`) : ""),
-    h("td", {}, `${where}`),
+    h("td", {}, `${client.fd ?? "–"}`),
     bytes("in", client.in), bytes("held", client.held), bytes("out", client.out));
 }
 
