@@ -21,7 +21,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = "Chromium is missing: apt-get install chromium"
 FAILSAFE = 120.0  # seconds; a loaded machine takes long to start it
 
-KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "Home": 36, "End": 35, "Enter": 13, " ": 32, "Tab": 9}
+KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "Home": 36, "End": 35, "Enter": 13, "Tab": 9,
+        "Escape": 27}
 
 
 def program():
@@ -148,6 +149,14 @@ class Page:
         if "exceptionDetails" in answer:
             raise RuntimeError(words(answer["exceptionDetails"]))
         return answer["result"].get("value")
+
+    def wait(self, condition):
+        """Wait until an expression holds in the page."""
+        end = time.monotonic() + FAILSAFE
+        while not self.evaluate(condition):
+            if time.monotonic() > end:
+                raise RuntimeError(f"it never holds: {condition}")
+            time.sleep(0.02)
 
     def press(self, key, shift=False):
         """Press and release a key, as a person would."""

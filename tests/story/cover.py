@@ -8,8 +8,7 @@ empty one. Light and dark follow the reader's mode, and the playhead stands stil
 import itertools
 from xml.sax.saxutils import escape
 
-import story
-import timeline
+from tests.story import story, timeline
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 LIGHT = {"ink": "#1f2328", "muted": "#59636e", "line": "#d1d9e0", "good": "#1a7f37",
@@ -55,8 +54,8 @@ class Wide:
     @classmethod
     def foot(cls, recording):
         """What a picture of waits cannot show, and where it comes from."""
-        return (f"What a wait cannot show is a cost: beside 10,000 silent clients, stage 3 hands the"
-                f" kernel {handed(recording)} bytes for", "each wait, and stage 4 none. "
+        return ("What a wait cannot show is a cost: beside 10,000 silent clients, stage 3 hands "
+                f"the kernel {handed(recording)}", "bytes for each wait, and stage 4 none. "
                 f"Recorded on {source(recording)}.")
 
 

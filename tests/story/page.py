@@ -2,11 +2,10 @@
 
 import json
 
-import story
-from course import HERE
+from tests.story import story
 
-PARTS = HERE / "page"
-PAGE = HERE / "one-story-seven-servers.html"
+PARTS = story.HERE / "page"
+PLACES = {"/*CSS*/": "page.css", "/*JS*/": "page.js"}
 
 
 def told(recording):
@@ -18,10 +17,10 @@ def told(recording):
 def assemble(recording):
     """The page as text. It needs no other file, and no network."""
     data = json.dumps(told(recording), separators=(",", ":"), ensure_ascii=False)
+    parts = {place: (PARTS / name).read_text().strip() for place, name in PLACES.items()}
+    parts["/*RECORDING*/"] = data.replace("</", "<\\/")  # or the script would end there
     text = (PARTS / "page.html").read_text()
-    for place, part in (("/*CSS*/", (PARTS / "page.css").read_text().strip()),
-                        ("/*JS*/", (PARTS / "page.js").read_text().strip()),
-                        ("/*RECORDING*/", data.replace("</", "<\\/"))):
-        assert text.count(place) == 1
+    for place, part in parts.items():
+        assert text.count(place) == 1, place
         text = text.replace(place, part)
     return text

@@ -16,8 +16,9 @@ import socket
 import struct
 import time
 
-import story
-from course import harness, kernel, tracing
+from tests import harness
+from tests.outside import kernel, tracing
+from tests.story import story
 
 EXIT_GROUP, SHUTDOWN = ("231", "48") if platform.machine() == "x86_64" else ("94", "210")
 SHOWN = {"accept4", "recvfrom", "sendto", "select", "pselect6", "poll", "ppoll", "epoll_ctl",
@@ -443,7 +444,7 @@ def wrong_steps(stage):
 
 
 def wrong_numbers(stage):
-    """No queue is negative, nothing comes back that was not sent, and what was answered is whole."""
+    """No queue is negative, nothing comes back that was not sent, and no answer lacks a byte."""
     received, sent = {}, {}
     frames = list(whole(stage["frames"]))
     for at, frame in enumerate(frames):

@@ -14,13 +14,16 @@ import collections
 import datetime
 import json
 import os
+import pathlib
 import platform
 import re
 import subprocess
 import tempfile
 
-from course import HERE, harness, kernel
+from tests import harness
+from tests.outside import kernel
 
+HERE = pathlib.Path(__file__).resolve().parent
 MIB = 1024 * 1024
 CROWD = 1500
 C_BYTES = 8 * MIB  # more than both buffers of a connection hold
@@ -69,7 +72,7 @@ Step = collections.namedtuple("Step", "title what")
 STEPS = (
     Step("The server listens", "It has said so, and sleeps."),
     Step("A connects", "A will say nothing for a long time."),
-    Step("B connects", "The kernel completes a connection by itself, and queues it for the server."),
+    Step("B connects", "The kernel completes a connection by itself, and queues it."),
     Step("B says “hi”", "Ten bytes: the eight of a header, and two."),
     Step("C connects", "Its receive buffer is small."),
     Step("C sends 8 MB, and does not read", "The answers fill C's receive buffer, then the "
