@@ -41,9 +41,8 @@ class Browser:
         command = [program(), "--headless", "--disable-gpu", "--remote-debugging-pipe",
                    "--disable-background-networking", "--disable-sync", "--no-first-run",
                    "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
+                   "--no-sandbox",  # as root and in a container there is none; it opens our pages
                    f"--user-data-dir={self.profile.name}"]
-        if os.geteuid() == 0:
-            command.append("--no-sandbox")  # it refuses to run as root with one
         try:
             # Its two pipes are the descriptors 3 and 4. A shell moves them there.
             self.process = subprocess.Popen(

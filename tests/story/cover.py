@@ -24,15 +24,15 @@ LEGEND = (("tick", "answered at once"), ("arc", "had to wait"), ("good", "served
 class Wide:
     """Beside each other: name, timeline, words."""
 
-    width, top, size = 760, 122, 11.5
+    width, top, size, title = 760, 122, 11.5, 19
     left, right = 166, 556  # of the timeline
     heads = {"A": ["A is silent"], "crowd": ["1,500 connect"], "C": ["C does not read"],
              "D": ["SIGTERM"]}
     margin = 16
     subtitle = ["Recorded, not drawn. B says ten words a second to each server: a tick is an "
-                "answer at once, an arc is a",
-                "wait. A connects and is silent, then 1,500 come at once. C sends 8 MB, and reads "
-                "two seconds later.", "D is owed 4 MB when SIGTERM tells the server to stop."]
+                "answer at once, an arc is a wait.",
+                "A connects and is silent, then 1,500 come at once. C sends 8 MB, and reads two "
+                "seconds later.", "D is owed 4 MB when SIGTERM tells the server to stop."]
     axis, words_x, lead = 34, 572, 14.5
 
     @classmethod
@@ -55,14 +55,14 @@ class Wide:
     def foot(cls, recording):
         """What a picture of waits cannot show, and where it comes from."""
         return ("What a wait cannot show is a cost: beside 10,000 silent clients, stage 3 hands "
-                f"the kernel {handed(recording)}", "bytes for each wait, and stage 4 none. "
-                f"Recorded on {source(recording)}.")
+                "the kernel", f"{handed(recording)} bytes for each wait, and stage 4 none.",
+                f"{source(recording)}, {plays(recording)}")
 
 
 class Narrow(Wide):
     """Below each other."""
 
-    width, top, size, margin = 360, 176, 12, 12
+    width, top, size, title, margin = 360, 176, 12, 18, 12
     left, right = 12, 348
     heads = {"A": ["A is", "silent"], "crowd": ["1,500", "connect"], "C": ["C does", "not read"],
              "D": ["SIG-", "TERM"]}
@@ -93,18 +93,23 @@ class Narrow(Wide):
         """The same, in shorter lines."""
         return ("What a wait cannot show is a cost: beside 10,000", "silent clients, stage 3 hands "
                 "the kernel", f"{handed(recording)} bytes for each wait, and stage 4 none.",
-                f"{source(recording)}")
+                source(recording), plays(recording))
 
 
 def handed(recording):
-    """The array of pollfd for 10,000 clients and the listener."""
-    return f"{(10_000 + 1) * recording['sizes']['pollfd']:,}"
+    """The array of pollfd for 10,000 clients, A, B, C and the listener."""
+    return f"{(10_000 + 4) * recording['sizes']['pollfd']:,}"
 
 
 def source(recording):
-    """Kernel, date and method."""
-    return (f"{recording['kernel']}, {recording['date']}; the middle of "
-            f"{recording['stages'][0]['plays']} plays")
+    """Kernel and date."""
+    return f"{recording['kernel']}, {recording['date']}"
+
+
+def plays(recording):
+    """How often each story was played."""
+    counts = sorted({stage["plays"] for stage in recording["stages"]})
+    return f"the middle of {' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))} plays"
 
 
 class Svg:
@@ -164,8 +169,8 @@ def style(layout, length, travel):
 .play {{ stroke: {c['play']} }} .play-knob {{ fill: {c['play']} }}
 """
     return f"""text {{ font: {layout.size}px {FONT} }}
-.title {{ font-size: 19px; font-weight: 650 }} .name {{ font-size: 13.5px; font-weight: 650 }}
-.head, .nobody {{ font-weight: 600 }}
+.title {{ font-size: {layout.title}px }} .name {{ font-size: 13.5px }}
+.title, .name {{ font-weight: 650 }} .head, .nobody {{ font-weight: 600 }}
 .band {{ opacity: .1 }} .base {{ stroke-width: 1 }} .tick, .unsure {{ stroke-width: 1.6 }}
 .unsure {{ stroke-dasharray: 2 2 }}
 .arc {{ fill: none; stroke-width: 1.1 }}
@@ -211,8 +216,8 @@ def words(data):
 
 def nobody(data):
     """What is said of a server that lets no client down."""
-    return ["no client", f"D gets all {data['D']['got']:,} bytes,", "then the server exits "
-            f"with {data['D']['status']}"]
+    return ["no client", f"D gets all {data['D']['got']:,} bytes,",
+            f"then it exits with {data['D']['status']}"]
 
 
 def description(stages):

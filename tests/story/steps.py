@@ -28,6 +28,7 @@ WAITS = {"select", "poll", "epoll_wait"}
 QUIET = 5  # looks in a row at which nothing moved
 LOOK = 0.02  # seconds between two
 TOO_MANY = 20_000  # frames
+KEPT = ("queue", "list", "epoll", "handed")  # of a frame: said only when they change
 EPOLLIN = 1
 FIN_WAIT1, LAST_ACK, CLOSING = 4, 9, 11  # include/net/tcp_states.h
 
@@ -68,16 +69,13 @@ def handed(pid, name, args):
 
 
 def ready(pid, name, args, result):
-    """The descriptors that select() and poll() call ready; None for others."""
+    """The descriptors that select() or poll() has called ready."""
     if result <= 0:
-        return None
+        return []
     if name == "select":
-        bits = int.from_bytes(memory(pid, args[1], (args[0] + 63) // 64 * 8), "little")
-        return [fd for fd in range(args[0]) if bits >> fd & 1]
-    if name == "poll":
-        raw = memory(pid, args[0], 8 * args[1])
-        return [fd for fd, _, events in struct.iter_unpack("=iHH", raw) if events]
-    return None
+        return handed(pid, name, args)["set"]  # the kernel has overwritten it
+    raw = memory(pid, args[0], 8 * args[1])
+    return [fd for fd, _, events in struct.iter_unpack("=iHH", raw) if events]
 
 
 def payload(sock, queue):
@@ -150,7 +148,7 @@ class Recorder:
         self.named = self._named()
         self.trace = StepTrace(self.server.pid)
         self.actors, self.frames, self.held = {}, [], {}
-        self.step, self.over, self.last_set, self.queue = 0, False, None, 0
+        self.step, self.over, self.handed, self.queue = 0, False, None, 0
 
     def _listener(self):
         inodes = {inode for port, inode, _ in kernel.listeners() if port == self.server.port}
@@ -173,13 +171,14 @@ class Recorder:
         if len(self.frames) > TOO_MANY:
             raise harness.Fail("the server makes calls without end", "it comes to rest")
         epoll, rows = (None, None) if self.over else interest_list(self.server.pid)
-        if epoll is None and self.last_set and not self.over:
-            rows = [[fd, EPOLLIN] for fd in self.last_set["set"]]
+        handed_in = None if self.over else self.handed
+        if handed_in:
+            rows = [[fd, EPOLLIN] for fd in handed_in["set"]]
         inodes = {what[8:-1]: fd for fd, what in self.server.fds().items()
                   if what.startswith("socket:[")}
         self.frames.append({
             "step": self.step, **what, "queue": self._accept_queue(what),
-            "list": rows, "epoll": epoll,
+            "list": rows, "epoll": epoll, "handed": handed_in and handed_in["bytes"],
             "clients": {who: self._client(actor, inodes) for who, actor in self.actors.items()}})
 
     def _accept_queue(self, what):
@@ -216,9 +215,8 @@ class Recorder:
         if name == "epoll_ctl":
             what["size"] = args[1]
         if name in ("select", "poll"):
-            self.last_set = self.trace.handed
-            what |= {"handed": self.trace.handed["bytes"],
-                     "ready": ready(self.server.pid, name, args, result) or []}
+            self.handed = self.trace.handed
+            what["ready"] = ready(self.server.pid, name, args, result)
         if name in ("recv", "send") and result > 0:
             self.held[fd] = self.held.get(fd, 0) + (result if name == "recv" else -result)
         if name == "close":
@@ -263,7 +261,7 @@ class Recorder:
         name, args = kernel.blocked_call(self.server.pid)
         name = IN_C.get(name, name)
         if name in ("select", "poll"):
-            self.last_set = self.trace.handed
+            self.handed = self.trace.handed
         self.frame(asleep={"name": name, **({} if name in WAITS else {"fd": args[0]})})
 
     def _follow(self):
@@ -387,7 +385,7 @@ def changes(frames):
     for frame in frames:
         new = {key: value for key, value in frame.items()
                if key in ("step", "act", "call", "asleep", "ended", "times", "moved")
-               or key in ("queue", "list", "epoll") and before.get(key, "") != value}
+               or key in KEPT and before.get(key, "") != value}
         clients = {}
         for who, seen in frame["clients"].items():
             old = before["clients"].get(who, {})
@@ -405,7 +403,7 @@ def whole(frames):
     for frame in frames:
         for who, seen in frame.get("clients", {}).items():
             clients = {**clients, who: {**clients.get(who, {}), **seen}}
-        state |= {key: frame[key] for key in ("queue", "list", "epoll") if key in frame}
+        state |= {key: frame[key] for key in KEPT if key in frame}
         yield {**frame, **state, "clients": clients}
 
 

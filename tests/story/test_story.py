@@ -17,6 +17,9 @@ from tests.story import browser, cover, page, record, steps, story, timeline
 
 BUILD = os.environ.get("BUILD", harness.BUILD)
 
+if not browser.program():
+    print(f"The page is not tested: {browser.MISSING}", file=sys.stderr)
+
 
 class Kept(unittest.TestCase):
     """What stands in the repository."""
@@ -202,14 +205,12 @@ def shown_problems(tab, url):
     return found
 
 
+@unittest.skipUnless(browser.program(), browser.MISSING)
 class InChromium(unittest.TestCase):
     """The page does what it should in a real browser."""
 
     @classmethod
     def setUpClass(cls):
-        if not browser.program():
-            print(browser.MISSING, file=sys.stderr)
-            raise unittest.SkipTest(browser.MISSING)
         cls.chromium = browser.Browser()
         cls.addClassCleanup(cls.chromium.__exit__)
         cls.url = (story.HERE / record.PAGE).as_uri()

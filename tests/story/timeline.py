@@ -24,7 +24,8 @@ from tests.story import story
 LATE = 0.05  # seconds; a word unanswered for so long is looked into
 PLAYS = 3
 RETRIES = 4  # further plays, where the machine was too busy in all of these
-GIVE_UP = 1.0  # seconds in which nothing moves: it never will
+LOOK = 0.1  # seconds between two looks at a server from which nothing comes
+GIVE_UP = 10  # looks in a row at which nothing had come, and the server was asleep
 WORD = harness.frame(b"a word of B, and no more than that")
 AT_ONCE, WAITS, MACHINE = "at once", "waits", "machine"
 
@@ -40,6 +41,20 @@ class Word:
         if self.waits:
             return WAITS
         return AT_ONCE if self.answered and self.answered - self.sent <= LATE else MACHINE
+
+
+class Patience:
+    """How long a client waits: as long as something comes, or the server is busy."""
+
+    def __init__(self, server):
+        self.server, self.quiet = server, 0
+        self.end = time.monotonic() + harness.FAILSAFE
+
+    def lasts(self, moved):
+        """Did anything move since the last look? Does it make sense to go on?"""
+        busy = kernel.state(self.server.pid) == "R"
+        self.quiet = 0 if moved or busy else self.quiet + 1
+        return self.quiet < GIVE_UP and time.monotonic() < self.end
 
 
 class Play:
@@ -64,7 +79,7 @@ class Play:
                  "A": self.is_silent}
         with concurrent.futures.ThreadPoolExecutor(len(roles)) as threads:
             futures = {who: threads.submit(role) for who, role in roles.items()}
-            return {who: future.result() for who, future in futures.items() if who != "A"}
+            return {who: future.result() for who, future in futures.items()}
 
     # The clients
 
@@ -73,6 +88,7 @@ class Play:
         client = self.server.connect()
         self.until(story.SCENES[0].end)
         client.close()
+        return {"end": round(self.now(), 3)}
 
     def talks(self):
         """B: a word every tenth of a second. Returns [sent, answered, verdict] of each."""
@@ -153,10 +169,11 @@ class Play:
                 one.connect((self.server.host, self.server.port))
             waiting[one.fileno()] = one
             poll.register(one, select.EPOLLOUT)
-        everyone, served, refused, moved = list(waiting.values()), 0, 0, self.now()
-        while waiting and (self.now() < moved + GIVE_UP):
-            for fd, event in poll.poll(0.1):
-                moved = self.now()
+        everyone, served, refused = list(waiting.values()), 0, 0
+        patience, events = Patience(self.server), [None]
+        while waiting and patience.lasts(bool(events)):
+            events = poll.poll(LOOK)
+            for fd, event in events:
                 try:
                     if event & select.EPOLLIN:
                         answer = waiting[fd].recv(100)
@@ -209,12 +226,12 @@ class Play:
 
         Returns (bytes sent, how it broke or "").
         """
-        sent, moved = 0, self.now()
+        sent, count, patience = 0, 1, Patience(self.server)
         try:
-            while sent < len(data) and self.now() < max(until, moved + GIVE_UP):
-                select.select([], [client], [], 0.02)
+            while sent < len(data) and (patience.lasts(count > 0) or self.now() < until):
+                select.select([], [client], [], LOOK)
                 count = client.try_send(data[sent:sent + story.FRAME])
-                sent, moved = sent + count, self.now() if count else moved
+                sent += count
         except harness.Gone as gone:
             return sent, gone.how
         return sent, ""
@@ -225,25 +242,22 @@ class Play:
         `how` is "" when all came back, else why not. With `until_end`, the server is to close.
         """
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, story.QUICK)
-        got, moved = 0, self.now()
-        while got < len(data) or until_end:
+        got, more, count, patience = 0, b"", 0, Patience(self.server)
+        while (got < len(data) or until_end) and patience.lasts(more or count):
             pushing = sent < len(data) and not broken
-            select.select([client], [client] * pushing, [], 0.02)
+            select.select([client], [client] * pushing, [], LOOK)
             try:
-                if pushing:
-                    sent += client.try_send(data[sent:sent + story.FRAME])
+                count = client.try_send(data[sent:sent + story.FRAME]) if pushing else 0
+                sent += count
             except harness.Gone as gone:
-                broken = gone.how
+                count, broken = 0, gone.how
             try:
                 more = client.try_receive()
             except harness.Gone as gone:
                 return got, sent, "" if got == len(data) else (broken or gone.how).lower()
-            if more:
-                assert data[got:got + len(more)] == more, "other bytes than were sent"
-                got, moved = got + len(more), self.now()
-            if self.now() > moved + GIVE_UP:
-                return got, sent, "nothing comes"
-        return got, sent, ""
+            assert data[got:got + len(more)] == more, "other bytes than were sent"
+            got += len(more)
+        return got, sent, "" if got == len(data) else "nothing comes"
 
 
 def play(number, build):

@@ -26,7 +26,7 @@ function whole(frames) {
   return frames.map(frame => {
     for (const [who, news] of Object.entries(frame.clients ?? {}))
       clients = { ...clients, [who]: { ...clients[who], ...news } };
-    for (const key of ["queue", "list", "epoll"])
+    for (const key of ["queue", "list", "epoll", "handed"])
       if (key in frame) kept = { ...kept, [key]: frame[key] };
     return { ...frame, ...kept, clients };
   });
@@ -175,7 +175,6 @@ function now(server, frame, names) {
   const more = [];
   if (frame.times > 1) more.push(`the last of ${number(frame.times)} like it`
     + (frame.moved ? `, ${size(frame.moved)} in all` : ""));
-  if (frame.call.handed !== undefined) more.push(`${number(frame.call.handed)} bytes handed to the kernel`);
   if (frame.call.ready?.length)
     more.push(`ready: ${frame.call.ready.map(fd => label(fd, names)).join(", ")}`);
   const who = whose(server, frame, names);
@@ -255,7 +254,7 @@ function interest(server, frame, names) {
       readable ? "● " : "", label(fd, names), extra, readable ? h("span", { className: "spoken" }, " readable") : "");
   });
   const edge = frame.list.some(([, events]) => events & EPOLLET) ? ", edge-triggered" : "";
-  const title = frame.epoll !== null ? `interest list, in the kernel${edge}: ` : "handed in anew for each wait: ";
+  const title = frame.epoll !== null ? `interest list, in the kernel${edge}: ` : `handed in anew for each wait, ${number(frame.handed)} bytes: `;
   return h("p", {}, title, ...chips);
 }
 
