@@ -174,7 +174,7 @@ class Fresh(unittest.TestCase):
 
 CARDS = """Object.fromEntries([...document.querySelectorAll("article")].map(card => [
   card.dataset.stage, {
-    rest: card.dataset.rest.split(":")[0],
+    rest: card.dataset.rest,
     now: card.querySelector(".now").textContent,
     numbers: [...card.querySelectorAll("[data-bytes], [data-queue]")].map(
       cell => Number(cell.dataset.bytes ?? cell.dataset.queue)),
@@ -264,7 +264,7 @@ class InChromium(unittest.TestCase):
         tab.evaluate(move.format(1017))
         self.assertNotIn("refused", tab.evaluate('find("prices").textContent'))
         tab.evaluate(move.format(1018))
-        self.assertIn("1 clients refused", tab.evaluate('find("prices").textContent'))
+        self.assertIn("1 refused", tab.evaluate('find("prices").textContent'))
 
     # How one moves about
 
@@ -425,7 +425,7 @@ class InChromium(unittest.TestCase):
 
 def rgb(colour):
     """#1f2328 as a browser says it."""
-    return "rgb({}, {}, {})".format(*(int(part, 16) for part in re.findall("..", colour)))
+    return "rgb({}, {}, {})".format(*(int(part, 16) for part in re.findall("[0-9a-f]{2}", colour)))
 
 
 CONTRAST = """(() => {

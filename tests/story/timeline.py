@@ -43,6 +43,13 @@ class Word:
         return AT_ONCE if self.answered and self.answered - self.sent <= LATE else MACHINE
 
 
+def wait(client, events, seconds=LOOK):
+    """Wait for a client's socket. (Not with select(): beside a crowd, its number may be too high.)"""
+    poll = select.poll()
+    poll.register(client, events)
+    poll.poll(1000 * seconds)
+
+
 class Patience:
     """How long a client waits: as long as something comes, or the server is busy."""
 
@@ -100,7 +107,7 @@ class Play:
         try:
             while self.now() < story.LENGTH + harness.FAILSAFE:  # until the server closes
                 self._say(client, words)
-                select.select([client], [], [], self._pause(words))
+                wait(client, select.POLLIN, self._pause(words))
                 with contextlib.suppress(BlockingIOError):
                     echo = self._hear(words, echo + client.try_receive())
                 self._look_into(client, words)
@@ -229,7 +236,7 @@ class Play:
         sent, count, patience = 0, 1, Patience(self.server)
         try:
             while sent < len(data) and (patience.lasts(count > 0) or self.now() < until):
-                select.select([], [client], [], LOOK)
+                wait(client, select.POLLOUT)
                 count = client.try_send(data[sent:sent + story.FRAME])
                 sent += count
         except harness.Gone as gone:
@@ -245,7 +252,7 @@ class Play:
         got, more, count, patience = 0, b"", 0, Patience(self.server)
         while (got < len(data) or until_end) and patience.lasts(more or count):
             pushing = sent < len(data) and not broken
-            select.select([client], [client] * pushing, [], LOOK)
+            wait(client, select.POLLIN | select.POLLOUT * pushing)
             try:
                 count = client.try_send(data[sent:sent + story.FRAME]) if pushing else 0
                 sent += count

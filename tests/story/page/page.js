@@ -8,6 +8,10 @@ const { steps, questions, sizes } = recording;
 const servers = recording.stages.map(stage => ({ ...stage, frames: whole(stage.frames) }));
 const WAITS = new Set(["select", "poll", "epoll_wait"]);
 const ERRORS = { 4: "EINTR", 11: "EAGAIN", 32: "EPIPE", 104: "ECONNRESET" };
+const WORDS = {
+  silent: "silent", answered: "answered", waits: "waits", "reads not": "not reading",
+  "cut off": "cut off", left: "has left",
+};
 const OPERATIONS = { 1: "ADD", 2: "DEL", 3: "MOD" };
 const EPOLLIN = 1, EPOLLOUT = 4, EPOLLET = 0x80000000;
 const PACE = 700;  // milliseconds for one call while it plays
@@ -32,17 +36,17 @@ function whole(frames) {
   });
 }
 
-// ---- Small things --------------------------------------------------------------------------------
+// ---- Small things -------------------------------------------------------------------------------
 
 const find = id => document.getElementById(id);
 
-// h("p", { className: "quiet" }, "text", h("b", {}, "more")): an element.
+// h("p", { className: "quiet" }, "text", h("b", {}, "more")): an element. Empty children are dropped.
 function h(name, properties = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(properties))
     if (key in element) element[key] = value;
     else element.setAttribute(key, value);
-  element.append(...children.filter(child => child !== null && child !== ""));
+  element.append(...children.filter(Boolean));
   return element;
 }
 
@@ -57,7 +61,7 @@ function size(bytes) {
 // How long a bar is, in percent: logarithmic, full at 4 MiB.
 const share = bytes => bytes && Math.min(100, 8 + 92 * Math.log2(1 + bytes) / 22);
 
-// ---- Where we are --------------------------------------------------------------------------------
+// ---- Where we are -------------------------------------------------------------------------------
 
 const shownServers = () => servers.filter(server => state.shown.has(server.stage));
 const framesOf = (server, step) => server.frames.filter(frame => frame.step === step);
@@ -116,7 +120,7 @@ function goStep(by) {
   go(placeOf(target, 0));
 }
 
-// ---- Drawing -------------------------------------------------------------------------------------
+// ---- Drawing ------------------------------------------------------------------------------------
 
 function draw() {
   const [step, call] = state.places[state.at];
@@ -144,15 +148,24 @@ function draw() {
 
 function card(server, frame) {
   const names = namesOf(server, frame);
-  const [text, sub, kind] = now(server, frame, names);
-  const rest = frame.asleep ? `${frame.asleep.name}:${frame.asleep.fd ?? ""}` : frame.ended ? "-" : "";
-  const prose = text.map(part => part.textContent ?? part).join("");
-  return h("article", { "data-stage": server.stage, "data-rest": rest, "aria-label": `${server.name}: ${prose}` },
+  const { text, below, kind } = now(server, frame, names);
+  const said = text.map(part => part.textContent ?? part).join("");
+  return h("article", {
+    "aria-label": `${server.name}: ${said}`, "data-stage": server.stage, "data-rest": restOf(frame),
+  },
     h("header", {}, h("h3", {}, server.name), h("span", {}, recording.new[server.stage])),
-    h("p", { className: `now ${kind}` }, ...text, sub ? h("small", {}, sub) : ""),
-    h("div", { className: "kernel" }, queue(frame), clientTable(server, frame, names), interest(server, frame, names)),
+    h("p", { className: `now ${kind}` }, ...text, below && h("small", {}, below)),
+    h("div", { className: "kernel" },
+      queue(frame), clients(server, frame, names), interest(frame, names)),
     verdict(server, frame));
 }
+
+// For the tests: the call that a server rests in, "-" when it has ended, "" when it does not rest.
+function restOf({ asleep, ended }) {
+  return ended ? "-" : asleep ? asleep.name : "";
+}
+
+const frameBefore = (server, frame) => server.frames[server.frames.indexOf(frame) - 1];
 
 // {descriptor: whose it is} at this moment.
 function namesOf(server, frame) {
@@ -162,100 +175,108 @@ function namesOf(server, frame) {
   return names;
 }
 
-// What the server does: [parts of a text, a line below it, how it is marked].
-function now(server, frame, names) {
-  if (frame.ended) return [["■ it has ended: ", h("b", {}, frame.ended)], "", "ended"];
-  if (frame.asleep) return [["☾ sleeps in ", ...sleep(frame.asleep, names)], "", "asleep"];
-  if (frame.act) {
-    const before = server.frames[server.frames.indexOf(frame) - 1];
-    const text = before?.ended ? ["■ it has ended"] : before?.asleep
-      ? ["☾ slept in ", ...sleep(before.asleep, names)] : ["☾ is about to sleep"];
-    return [text, frame.step ? "this is what the clients did meanwhile" : "", "asleep"];
-  }
-  const more = [];
-  if (frame.times > 1) more.push(`the last of ${number(frame.times)} like it`
-    + (frame.moved ? `, ${size(frame.moved)} in all` : ""));
-  if (frame.call.ready?.length)
-    more.push(`ready: ${frame.call.ready.map(fd => label(fd, names)).join(", ")}`);
-  const who = whose(server, frame, names);
-  return [["▶ ", h("code", {}, callText(frame.call)), who ? `, for ${who}` : ""], more.join("; "), "awake"];
-}
-
 const label = (fd, names) => names[fd] ? `${names[fd]} (${fd})` : `${fd}`;
 
-// A call on a client that is closed by it has lost its name: look at the frame before.
-function whose(server, frame, names) {
-  const { name, fd, result } = frame.call;
-  if (fd === undefined) return "";
-  if (name === "accept4") return names[result] ?? "";
-  const before = server.frames[server.frames.indexOf(frame) - 1] ?? frame;
-  const who = names[fd] ?? namesOf(server, before)[fd];
-  return who in frame.clients ? who : "";
+// What the server does: the parts of a text, a line below it, and how it is marked.
+function now(server, frame, names) {
+  if (frame.ended)
+    return { text: ["■ it has ended: ", h("b", {}, frame.ended)], kind: "ended" };
+  if (frame.asleep)
+    return { text: ["☾ sleeps in ", ...sleep(frame.asleep, names)], kind: "asleep" };
+  if (frame.act) {
+    const below = frame.step ? "meanwhile, this is what the clients have done" : "";
+    const before = frameBefore(server, frame);
+    if (before?.ended) return { text: ["■ it has ended"], below, kind: "ended" };
+    const text = before ? ["☾ slept in ", ...sleep(before.asleep, names)] : ["☾ it listens"];
+    return { text, below, kind: "asleep" };
+  }
+  const who = whose(server, frame, names);
+  const text = ["▶ ", h("code", {}, callText(frame.call)), who && `, for ${who}`];
+  return { text, below: more(frame, names), kind: "awake" };
 }
 
 function sleep({ name, fd }, names) {
-  if (WAITS.has(name)) return [h("code", {}, `${name}()`), ", for all of them"];
-  const who = names[fd];
-  return [h("code", {}, `${name}(${fd})`), who === "listener" ? ", for the next to connect" :
-    who ? h("b", {}, `, for ${who} alone`) : ""];
+  const call = h("code", {}, `${name}(${fd ?? ""})`);
+  if (WAITS.has(name)) return [call, ", for all of them"];
+  if (names[fd] === "listener") return [call, ", for the next to connect"];
+  return names[fd] ? [call, h("b", {}, `, for ${names[fd]} alone`)] : [call];
+}
+
+// Whose sake a call is for: "A" to "D", or "". Who is closed by it has a descriptor no more.
+function whose(server, frame, names) {
+  const { name, fd, result } = frame.call;
+  if (name === "accept4") return names[result] ?? "";
+  const who = names[fd] ?? namesOf(server, frameBefore(server, frame))[fd];
+  return who in frame.clients ? who : "";
 }
 
 function callText({ name, fd, size, result }) {
-  const outcome = result < 0 ? `−1 ${ERRORS[-result] ?? -result}` : number(result);
   const inside = name === "epoll_ctl" ? `${OPERATIONS[size]}, ${fd}` :
     name === "send" ? `${fd}, ${number(size)}` : fd ?? "";
+  const outcome = result < 0 ? `−1 ${ERRORS[-result] ?? -result}` : number(result);
   return `${name}(${inside}) = ${outcome}`;
+}
+
+function more({ call, times, moved }, names) {
+  const parts = [];
+  if (times > 1) parts.push(`the last of ${number(times)} like it`);
+  if (moved) parts.push(`${size(moved)} in all`);
+  if (call.ready?.length) parts.push(`ready: ${call.ready.map(fd => label(fd, names)).join(", ")}`);
+  return parts.join(", ");
 }
 
 function queue(frame) {
   const waiting = Object.keys(frame.clients).filter(who => frame.clients[who].queued);
   return h("p", { "data-queue": frame.queue }, "accept queue: ", frame.queue ? "" : "empty",
-    ...waiting.map(who => h("span", { className: "slot" }, who)),
-    ...Array.from({ length: Math.max(0, frame.queue - waiting.length) }, () => h("span", { className: "slot" }, "?")));
+    ...waiting.map(who => h("span", { className: "slot" }, who)));
 }
 
-function clientTable(server, frame, names) {
-  const clients = Object.entries(frame.clients);
-  if (!clients.length) return h("p", { className: "quiet" }, "no clients yet");
-  const about = frame.call ? whose(server, frame, names) : "";
+function clients(server, frame, names) {
+  const everyone = Object.entries(frame.clients);
+  if (!everyone.length) return h("p", { className: "quiet" }, "no clients yet");
+  const active = frame.call && whose(server, frame, names);
   const heads = ["client", "fd", "receive buffer", "held", "send buffer"];
   return h("table", {}, h("col", { className: "client" }), h("col", { className: "fd" }),
     h("thead", {}, h("tr", {}, ...heads.map(text => h("th", { scope: "col" }, text)))),
-    h("tbody", {}, ...clients.map(([who, client]) => clientRow(who, client, who === about))));
+    h("tbody", {}, ...everyone.map(([who, client]) => clientRow(who, client, who === active))));
 }
-
-const WORDS = { silent: "silent", answered: "answered", waits: "waits", "reads not": "not reading",
-  "cut off": "cut off", left: "has left" };
 
 function clientRow(who, client, active) {
   const kind = client.state.split(" ")[0];
-  return h("tr", { className: active ? `${kind} active` : kind, "data-client": who, "data-state": client.state,
-      "data-got": client.got },
-    h("th", { scope: "row" }, h("span", { className: "who" }, who),
-      h("span", { className: "state" }, WORDS[client.state]),
+  return h("tr", {
+    className: active ? `${kind} active` : kind, "data-client": who, "data-state": client.state,
+  },
+    h("th", { scope: "row" },
+      h("span", { className: "who" }, who), h("span", { className: "state" }, WORDS[client.state]),
       client.queued ? h("small", {}, "in the accept queue") :
-      client.all ? h("small", {}, `got ${size(client.got)} of ${size(client.all)}`) : ""),
+        client.all > 0 && h("small", {}, `got ${size(client.got)} of ${size(client.all)}`)),
     h("td", {}, `${client.fd ?? "–"}`),
     bytes("in", client.in), bytes("held", client.held), bytes("out", client.out));
 }
 
 function bytes(kind, count) {
-  return h("td", { className: `bytes ${kind}`, "data-bytes": count, title: `${number(count)} bytes` },
-    h("span", { style: `--share: ${share(count)}%` }, count ? size(count) : ""));
+  const title = `${number(count)} bytes`;
+  return h("td", { className: `bytes ${kind}`, "data-bytes": count, title },
+    h("span", { style: `--share: ${share(count)}%` }, count && size(count)));
 }
 
 // The interest list, or what was handed to select() or poll() the last time.
-function interest(server, frame, names) {
-  if (!frame.list) return h("p", { className: "quiet" }, frame.ended ? "" : "no list: it asks one socket at a time");
-  const chips = frame.list.map(([fd, events]) => {
-    const readable = events & EPOLLIN && isReadable(frame, names[fd]);
-    const extra = (frame.epoll !== null && events & EPOLLOUT ? " +OUT" : "") + (events & EPOLLIN ? "" : " −IN");
-    return h("span", { className: readable ? "chip readable" : "chip", "data-readable": readable ? "yes" : "no" },
-      readable ? "● " : "", label(fd, names), extra, readable ? h("span", { className: "spoken" }, " readable") : "");
-  });
+function interest(frame, names) {
+  if (frame.ended) return "";
+  if (!frame.list) return h("p", { className: "quiet" }, "no list: it asks one socket at a time");
   const edge = frame.list.some(([, events]) => events & EPOLLET) ? ", edge-triggered" : "";
-  const title = frame.epoll !== null ? `interest list, in the kernel${edge}: ` : `handed in anew for each wait, ${number(frame.handed)} bytes: `;
-  return h("p", {}, title, ...chips);
+  const title = frame.epoll !== null ? `interest list, in the kernel${edge}: ` :
+    `handed in anew for each wait, ${number(frame.handed)} bytes: `;
+  return h("p", {}, title, ...frame.list.map(([fd, events]) => chip(fd, events, frame, names)));
+}
+
+function chip(fd, events, frame, names) {
+  const readable = events & EPOLLIN && isReadable(frame, names[fd]);
+  const out = frame.epoll !== null && events & EPOLLOUT ? " +OUT" : "";
+  const paused = events & EPOLLIN ? "" : " −IN";
+  return h("span", { className: readable ? "chip readable" : "chip" },
+    readable && "● ", label(fd, names), out, paused,
+    readable && h("span", { className: "spoken" }, " readable"));
 }
 
 // Derived: the kernel does not show its ready list.
@@ -265,7 +286,7 @@ function isReadable(frame, name) {
   return Boolean(client && (client.in > 0 || client.end));
 }
 
-// ---- Ask me first --------------------------------------------------------------------------------
+// ---- Ask me first -------------------------------------------------------------------------------
 
 function unasked(from, to) {
   if (!find("ask").checked) return undefined;
@@ -280,53 +301,59 @@ function ask(question, then) {
   const dialog = find("question");
   dialog.returnValue = "";
   dialog.addEventListener("close", () => {
-    const picked = [...find("answers").querySelectorAll(":checked")].map(box => Number(box.value));
-    const asked = new Set(shownServers().map(server => server.stage));
-    state.said.set(question.before, dialog.returnValue === "answer" ? { asked, picked: new Set(picked) } : null);
+    const boxes = [...find("answers").querySelectorAll("input")];
+    state.said.set(question.before, dialog.returnValue !== "answer" ? new Map() :
+      new Map(boxes.map(box => [Number(box.value), box.checked])));
     go(then);
   }, { once: true });
   dialog.showModal();
 }
 
-// At the step that answers a question: was the reader right?
+// At rest in the step that answers a question: was the reader right?
 function verdict(server, frame) {
-  const question = questions.find(one => one.reveal === frame.step);
-  const said = question && state.said.get(question.before);
-  if (!said?.asked.has(server.stage) || !(frame.asleep || frame.ended)) return "";
-  const answers = frame.clients[question.client].state === "answered";
-  const right = answers === said.picked.has(server.stage);
-  return h("p", { className: `verdict ${right ? "right" : "wrong"}` }, right ? "✓ You said so: " : "✕ You said otherwise: ",
-    answers ? `${question.client} is answered.` : `${question.client} is not answered.`);
+  const question = questions.find(({ reveal }) => reveal === frame.step);
+  const said = state.said.get(question?.before)?.get(server.stage);
+  if (said === undefined || !restOf(frame)) return "";
+  const answered = frame.clients[question.client].state === "answered";
+  const right = said === answered;
+  return h("p", { className: `verdict ${right ? "right" : "wrong"}` },
+    right ? "✓ You said so: " : "✕ You said otherwise: ",
+    `${question.client} is ${answered ? "" : "not "}answered.`);
 }
 
 // ---- Silent clients ------------------------------------------------------------------------------
 
-// What the kernel is handed for one wait with N silent clients: from sizeof(fd_set), pollfd, and FD_SETSIZE.
+// What the kernel is handed for one wait beside N silent clients, from the sizes of the structures.
 function prices(silent) {
   const watched = silent + 4;  // the listener, A, B and C
-  const highest = watched + 2;  // 0, 1 and 2 are taken
-  const room = sizes.FD_SETSIZE - 3;
-  const set = Math.min(sizes.fd_set, Math.ceil((highest + 1) / 64) * 8);
+  const room = sizes.FD_SETSIZE - 3;  // 0, 1 and 2 are taken
+  const set = Math.min(sizes.fd_set, Math.ceil((watched + 3) / 64) * 8);  // in words of 64 bits
+  const refused = watched - room;
   return [
-    ["select", set, Math.min(watched, room), watched > room ? `${number(watched - room)} clients refused: ` +
-      `a set has room for ${number(sizes.FD_SETSIZE)} descriptors` : "a bit for each descriptor, in whole words"],
-    ["poll", watched * sizes.pollfd, watched, `${sizes.pollfd} bytes for each descriptor`],
-    ["epoll_wait", 0, 0, `the list is in the kernel; ${sizes.epoll_event} bytes come back for each that is ready`],
+    { call: "select", handed: set, through: Math.min(watched, room),
+      why: refused > 0 ? `a set has room for ${number(sizes.FD_SETSIZE)} descriptors: `
+        + `${number(refused)} refused` : "a bit for each descriptor, in whole words" },
+    { call: "poll", handed: watched * sizes.pollfd, through: watched,
+      why: `${sizes.pollfd} bytes for each descriptor` },
+    { call: "epoll_wait", handed: 0, through: 0, why: "the list is in the kernel; "
+      + `${sizes.epoll_event} bytes come back for each descriptor that is ready` },
   ];
 }
 
 function drawPrices() {
-  const silent = CROWDS[find("crowd").value];
-  find("crowd-count").textContent = `${number(silent)} silent clients`;
-  find("crowd").setAttribute("aria-valuetext", `${number(silent)} silent clients`);
-  find("prices").replaceChildren(...prices(silent).map(([call, handed, looked, why]) =>
-    h("tr", { "data-call": call, "data-handed": handed }, h("th", { scope: "row" }, h("code", {}, `${call}()`)),
-      h("td", { className: "bytes in" }, h("span", { style: `--share: ${share(handed)}%` },
-        handed ? `${number(handed)} bytes` : "nothing")),
-      h("td", {}, looked ? `${number(looked)} descriptors` : "none", h("small", {}, why)))));
+  const silent = `${number(CROWDS[find("crowd").value])} silent clients`;
+  find("crowd-count").textContent = silent;
+  find("crowd").setAttribute("aria-valuetext", silent);
+  find("prices").replaceChildren(...prices(CROWDS[find("crowd").value]).map(price =>
+    h("tr", { "data-call": price.call, "data-handed": price.handed },
+      h("th", { scope: "row" }, h("code", {}, `${price.call}()`)),
+      h("td", { className: "bytes in" }, h("span", { style: `--share: ${share(price.handed)}%` },
+        price.handed ? `${number(price.handed)} bytes` : "nothing")),
+      h("td", {}, price.through ? `${number(price.through)} descriptors` : "none",
+        h("small", {}, price.why)))));
 }
 
-// ---- Playing -------------------------------------------------------------------------------------
+// ---- Playing ------------------------------------------------------------------------------------
 
 function stop() {
   clearInterval(state.timer);
@@ -340,8 +367,9 @@ function play() {
     stop();
     return draw();  // and say where we are
   }
-  if (state.at === state.places.length - 1) go(0);
-  state.timer = setInterval(() => state.at < state.places.length - 1 ? go(state.at + 1) : stop(), PACE);
+  const end = state.places.length - 1;
+  if (state.at === end) go(0);
+  state.timer = setInterval(() => state.at < end ? go(state.at + 1) : stop(), PACE);
   find("play").textContent = "pause";
   find("play").setAttribute("aria-pressed", "true");
 }
@@ -375,7 +403,7 @@ function onKey(event) {
   act(event);
 }
 
-// ---- Setting it up -------------------------------------------------------------------------------
+// ---- Setting it up ------------------------------------------------------------------------------
 
 find("story").append(...steps.map((step, index) =>
   h("li", {}, h("a", { href: "#", "data-step": index }, `${index}. ${step.title}`))));
@@ -386,8 +414,9 @@ find("story").addEventListener("click", event => {
   stop();
   go(placeOf(Number(link.dataset.step), 0));
 });
-find("stages").append(...servers.map(server => h("label", { className: "option", title: server.name },
-  h("input", { type: "checkbox", value: server.stage, "aria-label": server.name }), `${server.stage}`)));
+find("stages").append(...servers.map(({ stage, name }) =>
+  h("label", { className: "option", title: name },
+    h("input", { type: "checkbox", value: stage, "aria-label": name }), `${stage}`)));
 find("stages").addEventListener("change", event => toggle(Number(event.target.value)));
 find("scrubber").addEventListener("input", event => go(Number(event.target.value)));
 find("back").addEventListener("click", () => go(state.at - 1));
@@ -398,7 +427,8 @@ find("play").addEventListener("click", play);
 find("crowd").max = CROWDS.length - 1;
 find("crowd").value = CROWDS.indexOf(10000);
 find("crowd").addEventListener("input", drawPrices);
-find("source").textContent = `Recorded by make story on ${recording.date}: ${recording.kernel}, ${recording.machine}.`;
+find("source").textContent =
+  `Recorded by make story on ${recording.date}: ${recording.kernel}, ${recording.machine}.`;
 addEventListener("keydown", onKey);
 addEventListener("hashchange", () => { readLink(); draw(); });
 
