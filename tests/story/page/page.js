@@ -21,7 +21,7 @@ const state = {
   shown: new Set([1, 4, 5, 7]),  // which servers
   at: 0,  // the place in `places`
   places: [],  // [step, call]: as many calls as the busiest of the servers shown makes in a step
-  said: new Map(),  // step before which was asked: the set of servers that the reader trusts
+  said: new Map(),  // step before which was asked: {stage: will it still answer?}
   timer: 0,
 };
 
@@ -40,7 +40,7 @@ function whole(frames) {
 
 const find = id => document.getElementById(id);
 
-// h("p", { className: "quiet" }, "text", h("b", {}, "more")): an element. Empty children are dropped.
+// An element: h("p", { className: "quiet" }, "text", h("b", {}, "more")). "" and 0 add nothing.
 function h(name, properties = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(properties))
@@ -296,8 +296,8 @@ function unasked(from, to) {
 function ask(question, then) {
   stop();
   find("question-text").textContent = question.text;
-  find("answers").replaceChildren(...shownServers().map(server => h("label", { className: "option" },
-    h("input", { type: "checkbox", value: server.stage }), server.name)));
+  find("answers").replaceChildren(...shownServers().map(({ stage, name }) =>
+    h("label", { className: "option" }, h("input", { type: "checkbox", value: stage }), name)));
   const dialog = find("question");
   dialog.returnValue = "";
   dialog.addEventListener("close", () => {
