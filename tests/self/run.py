@@ -42,7 +42,10 @@ def suites(build):
 
 
 def counts(output):
-    """How many passed and failed, in the words of this course, GoogleTest or unittest."""
+    """How many passed and failed, in the words of this course, GoogleTest or unittest.
+
+    A test that is skipped, since a tool is missing, counts as neither.
+    """
     if ours := re.findall(r"^(\d+) passed, (\d+) failed", output, re.M):
         return int(ours[-1][0]), int(ours[-1][1])
     if google := re.search(r"\[==========\] (\d+) tests? from .* ran", output):
@@ -52,7 +55,8 @@ def counts(output):
     if unit := re.search(r"^Ran (\d+) tests? in", output, re.M):
         bad = re.findall(r"(?:failures|errors|unexpected successes)=(\d+)", output)
         failed = sum(int(n) for n in bad)
-        return int(unit[1]) - failed, failed
+        skipped = sum(int(n) for n in re.findall(r"skipped=(\d+)", output))
+        return int(unit[1]) - failed - skipped, failed
     return None
 
 
