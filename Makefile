@@ -27,7 +27,7 @@ asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
 .PHONY: all help test lint format prose matrix compare peers http threads measured \
-  fuzz soak repeat patches valgrind clean
+  fuzz soak repeat patches valgrind site style clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -49,20 +49,20 @@ $(B)/07-evloop: $(loop)
 $(B)/07-client $(B)/07-http: $(B)/07-%: $(B)/obj/07-evloop/%.o $(loop)
 	$(link)
 
-$(B)/load: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/load/*.cpp)) $(loop)
+$(B)/load: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/bench/load/*.cpp)) $(loop)
 	$(link)
 
-$(B)/unit: LDLIBS += -lgtest -lgtest_main @tests/unit/link.opts
-$(B)/unit: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/unit/*.cpp)) $(loop)
+$(B)/unit: LDLIBS += -lgtest -lgtest_main @tests/loop/unit/link.opts
+$(B)/unit: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/loop/unit/*.cpp)) $(loop)
 	$(link)
 
 # The loop on a kernel in miniature: the linker puts it in the place of the real calls.
-$(B)/sim: LDLIBS += @tests/sim/link.opts
-$(B)/sim: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/sim/*.cpp)) $(loop)
+$(B)/sim: LDLIBS += @tests/loop/sim/link.opts
+$(B)/sim: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/loop/sim/*.cpp)) $(loop)
 	$(link)
 
 # A library to preload, so no sanitizer: it would have to be loaded before this one.
-$(B)/shim.so: tests/shim.cpp Makefile
+$(B)/shim.so: tests/outside/shim.cpp Makefile
 	@mkdir -p $(@D)
 	$(CXX) $(CPPFLAGS) -MF $@.d $(filter-out -fsanitize=% -fno-sanitize%,$(CXXFLAGS)) -fPIC -shared $< -o $@
 
@@ -76,7 +76,7 @@ $(B)/obj/%.o: %.cpp Makefile
 
 step-%:  ## step-N: build stage N, check it, and say what to do with it
 	@$(MAKE) --no-print-directory -s $(B)/$(call stage,$*)
-	@$(PYTHON) tests/step.py $* --build $(B)
+	@$(PYTHON) -m tests.learn.step $* --build $(B)
 
 run-%:  ## run-N: the server of stage N in the foreground, on 9000+N or PORT=
 	@$(MAKE) --no-print-directory -s $(B)/$(call stage,$*)
@@ -99,77 +99,84 @@ check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own serv
 	@$(if $(call asked,SERVER),$(if $(SERVER),,$(error SERVER= is empty)))
 	@$(if $(SERVER),$(if $(shell command -v $(CXX)),$(MAKE) --no-print-directory -s $(B)/shim.so),\
 	  $(MAKE) --no-print-directory -s $(B)/$(call stage,$*) $(B)/shim.so)
-	@$(PYTHON) tests/check.py $(if $(call stage,$*),$*) --build $(B) $(if $(SERVER),--server '$(SERVER)')
+	@$(PYTHON) -m tests.learn.check $(if $(call stage,$*),$*) --build $(B) $(if $(SERVER),--server '$(SERVER)')
 
 break-%: $(B)/shim.so  ## break-N: what each line of stage N is for: who notices when it is gone
-	@$(PYTHON) tests/break.py $* --build $(B) $(if $(EXACT),--exact all)
+	@$(PYTHON) -m tests.learn.break $* --build $(B) $(if $(EXACT),--exact all)
 
 # The eight bugs of 07-evloop/EIGHT-BUGS.md, too; `make patches` has all.
 break-7: $(B)/shim.so
-	@$(PYTHON) tests/break.py 7 --build $(B) $(if $(EXACT),--exact all)
+	@$(PYTHON) -m tests.learn.break 7 --build $(B) $(if $(EXACT),--exact all)
 	@echo "The eight bugs of 07-evloop/EIGHT-BUGS.md, and the test that catches each:"
-	@$(PYTHON) tests/patches.py eintr-ends-the-loop tick-only-on-time-out eof-not-closed \
+	@$(PYTHON) -m tests.loop.patches eintr-ends-the-loop tick-only-on-time-out eof-not-closed \
 	  closed-before-read accept-errors-are-all-no-more identity-is-the-number hang-up-spins \
 	  one-message-per-event-stalls
 
 trace-%: all  ## trace-N: the system calls of stage N while three clients come and talk
-	@$(PYTHON) tests/trace.py $* --build $(B)
+	@$(PYTHON) -m tests.learn.trace $* --build $(B)
 
 # ---- All stages ----------------------------------------------------------------------------------
 
 matrix: all $(B)/shim.so  ## every probe against every stage
-	@$(PYTHON) tests/matrix.py --build $(B) --write README.md
+	@$(PYTHON) -m tests.learn.matrix --build $(B) --write
 
 compare: all $(B)/shim.so  ## throughput, latency, CPU and calls of all stages; FULL=1: more
-	@$(PYTHON) tests/load.py --build $(B) $(if $(FULL),--full)
+	@$(PYTHON) -m tests.bench.load --build $(B) $(if $(FULL),--full)
 
 peers: all  ## stage 7 beside libevent, libuv, libev, Asio, and no library
-	@$(PYTHON) tests/peers.py --build $(B)
+	@$(PYTHON) -m tests.bench.peers --build $(B)
 
 http: all  ## 07-http beside nginx, under wrk; SLICES=10
-	@$(PYTHON) tests/nginx.py --build $(B) $(if $(SLICES),--slices $(SLICES))
+	@$(PYTHON) -m tests.bench.nginx --build $(B) $(if $(SLICES),--slices $(SLICES))
 
 threads: all  ## stage 7 with several loops: how connections spread; the gain
-	@$(PYTHON) tests/threads.py --build $(B)
+	@$(PYTHON) -m tests.bench.threads --build $(B)
 
 # For a quiet machine: it takes about half an hour.
-keep := $(PYTHON) tests/measured.py --keep
-measured: all $(B)/shim.so  ## all measurements, into tests/MEASURED.md and tests/charts
+keep := $(PYTHON) -m tests.bench.measured --keep
+measured: all $(B)/shim.so  ## all measurements, into tests/bench/MEASURED.md and tests/bench/charts
 	$(keep) compare make compare
-	cp build/idle-curve.svg tests/charts/
+	cp build/idle-curve.svg tests/bench/charts/
 	$(keep) full make compare FULL=1
-	cp build/throughput.svg build/latency.svg build/cost.svg tests/charts/
+	cp build/throughput.svg build/latency.svg build/cost.svg tests/bench/charts/
 	$(keep) peers make peers
 	$(keep) threads make threads
 	$(keep) http make http
-	@$(PYTHON) tests/prose.py --write
+	@$(PYTHON) -m tests.book.prose --write
 
 fuzz:  ## coverage-guided fuzzing of both codecs and stage 7; MINUTES=10
-	@$(PYTHON) tests/fuzz.py --build $(B) --minutes $(or $(MINUTES),10)
+	@$(PYTHON) -m tests.loop.fuzz --build $(B) --minutes $(or $(MINUTES),10)
 
 soak: all  ## random clients from a seed against every stage; MINUTES=2
-	@$(PYTHON) tests/soak.py --build $(B) --minutes $(or $(MINUTES),2)
+	@$(PYTHON) -m tests.loop.soak --build $(B) --minutes $(or $(MINUTES),2)
 
 repeat: all $(B)/unit $(B)/sim $(B)/shim.so  ## the suite TIMES=50 times, with all cores busy
-	@$(PYTHON) tests/repeat.py --build $(B) --times $(or $(TIMES),50)
+	@$(PYTHON) -m tests.self.repeat --build $(B) --times $(or $(TIMES),50)
 
 patches:  ## each promise of the library taken away; which test notices
-	@$(PYTHON) tests/patches.py
+	@$(PYTHON) -m tests.loop.patches
 
 test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
-	@$(PYTHON) tests/run.py --build $(B)
+	@$(PYTHON) -m tests.self.run --build $(B)
 
 valgrind: all $(B)/unit $(B)/sim $(B)/shim.so  ## no bad access, nothing lost, no descriptor left open
-	@$(PYTHON) tests/valgrind.py --build $(B)
+	@$(PYTHON) -m tests.loop.valgrind --build $(B)
 
 lint:  ## formatting, static analysis, the prose against the code
-	@$(PYTHON) tests/lint.py
+	@$(PYTHON) -m tests.self.lint
 
 format:  ## apply .clang-format
 	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
 
-prose:  ## put the code as it is into the chapters' excerpts
-	@$(PYTHON) tests/prose.py --write
+prose:  ## code, traces, figures and glossary of the chapters, made anew
+	@$(PYTHON) -m tests.book.figures --write
+	@$(PYTHON) -m tests.book.prose --write
+
+style:  ## how the chapters talk, in numbers, beside other books
+	@$(PYTHON) -m tests.book.style
+
+site:  ## the chapters as pages to read in a browser, in build/site
+	@$(PYTHON) -m tests.book.site --build $(B)
 
 clean:  ## remove what was built
 	rm -rf build

@@ -1,6 +1,6 @@
 """The two rules that every server keeps, and the least that an echo server does."""
 
-from harness import Fail, frame, probe
+from tests.harness import Fail, frame, probe
 
 
 @probe(row=0, title="takes --port, says where it listens, and echoes", expect="P P P P P P P",

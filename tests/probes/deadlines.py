@@ -3,9 +3,9 @@
 import signal
 import time
 
-import kernel
-from harness import FAILSAFE, KIB, MIB, Fail, Gone, Lesson, NoStart, frame, probe, wait_for
-from probes.flood import FRAME, Flood
+from tests.outside import kernel
+from tests.harness import FAILSAFE, KIB, MIB, Fail, Gone, Lesson, NoStart, frame, probe, wait_for
+from tests.probes.flood import FRAME, Flood
 
 TCP_REPAIR, IPPROTO_TCP = 19, 6  # linux/tcp.h
 

@@ -1,7 +1,7 @@
 """No descriptor is free, and clients are waiting."""
 
-import kernel
-from harness import Fail, Gone, Lesson, frame, probe, wait_for
+from tests.outside import kernel
+from tests.harness import Fail, Gone, Lesson, frame, probe, wait_for
 
 ENOUGH_MS = 400  # of CPU time, without an answer to anybody: that is a spin
 ASK = frame(b"is there room?")

@@ -1,6 +1,6 @@
 """A client that sends more than it reads, and what may become of it."""
 
-from harness import KIB, MIB, Fail, Gone, Lesson, difference, frames, wait_for
+from tests.harness import KIB, MIB, Fail, Gone, Lesson, difference, frames, wait_for
 
 FRAME = 64 * KIB + 8  # bytes of each
 BLOCK = frames(3 * MIB)  # 47 of them, sent again and again

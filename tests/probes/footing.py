@@ -6,12 +6,12 @@ import resource
 import socket
 import subprocess
 
-import kernel
-from harness import (KIB, MIB, SAN, Fail, Gone, Lesson, die_with_parent, frame, frames, plug,
-                     probe, wait_for)
-from probes.exhausted import ENOUGH_MS, lowest_free, quiet
-from probes.sharing import ended
-from probes.syscalls import SPIN, check_calls, start, within_reach
+from tests.harness import (KIB, MIB, SAN, Fail, Gone, Lesson, die_with_parent, frame, frames, plug,
+                           probe, wait_for)
+from tests.outside import kernel
+from tests.probes.exhausted import ENOUGH_MS, lowest_free, quiet
+from tests.probes.sharing import ended
+from tests.probes.syscalls import SPIN, check_calls, start, within_reach
 
 PIDFD_GETFD = 438  # pidfd_getfd(2), in all architectures
 ASK = frame(b"still there?")

@@ -2,8 +2,8 @@
 
 import struct
 
-import kernel
-from harness import KIB, MIB, Fail, Gone, frame, probe, wait_for
+from tests.outside import kernel
+from tests.harness import KIB, MIB, Fail, Gone, frame, probe, wait_for
 
 SEVEN = "- - - - - - P"
 

@@ -4,9 +4,9 @@ import os
 import random
 import socket
 
-import kernel
-from harness import SAN, Fail, Gone, frame, probe, wait_for
-from probes.flood import Flood
+from tests.outside import kernel
+from tests.harness import SAN, Fail, Gone, frame, probe, wait_for
+from tests.probes.flood import Flood
 
 TCP_REPAIR = 19  # linux/tcp.h
 

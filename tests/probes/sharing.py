@@ -4,10 +4,10 @@ import os
 import socket
 import time
 
-import kernel
-from harness import KIB, MIB, Fail, Gone, Lesson, frame, probe, raise_fd_limit, wait_for
-from probes.flood import Flood
-from tracing import traced
+from tests.outside import kernel
+from tests.harness import KIB, MIB, Fail, Gone, Lesson, frame, probe, raise_fd_limit, wait_for
+from tests.probes.flood import Flood
+from tests.outside.tracing import traced
 
 
 def still(server):

@@ -1,8 +1,8 @@
 """Clients that do not read, and a server that has nothing to do."""
 
-import kernel
-from harness import MIB, Fail, Gone, Lesson, frame, probe, wait_for
-from probes.flood import Flood, finish_dropped
+from tests.outside import kernel
+from tests.harness import MIB, Fail, Gone, Lesson, frame, probe, wait_for
+from tests.probes.flood import Flood, finish_dropped
 
 MOST = 64 * MIB  # nobody needs to take so much from a client that does not read
 MEMORY_KIB = 16 * 1024  # by which the server may grow meanwhile

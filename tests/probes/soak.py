@@ -4,9 +4,9 @@ import os
 import random
 import select
 
-import kernel
-from harness import FAILSAFE, Fail, Gone, frame, probe, wait_for
-from probes.leaving import at_start
+from tests.outside import kernel
+from tests.harness import FAILSAFE, Fail, Gone, frame, probe, wait_for
+from tests.probes.leaving import at_start
 
 GROWTH_KIB = 4096  # memory that may come in later rounds: none is expected, some is rounding
 

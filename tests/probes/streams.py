@@ -2,10 +2,10 @@
 
 import socket
 
-import kernel
+from tests.outside import kernel
 
-from harness import KIB, MIB, Gone, frame, probe, wait_for
-from probes.flood import Flood, finish_dropped
+from tests.harness import KIB, MIB, Gone, frame, probe, wait_for
+from tests.probes.flood import Flood, finish_dropped
 
 
 @probe(row=5, title="a request comes byte by byte, and is answered whole", expect="P P P P P P P",

@@ -1,6 +1,6 @@
 """System calls that are interrupted, fail, or do a part: what no client can bring about.
 
-The server runs under build/shim.so, which alters its calls (tests/shim.cpp says how, and why what
+The server runs under build/shim.so, which alters its calls (outside/shim.cpp says how, and why what
 it does is legal). A reader's server can be out of its reach: Go, for one, makes its system calls
 without libc. Then there is a note instead of a verdict, and nothing is claimed.
 """
@@ -10,10 +10,10 @@ import signal
 import socket
 import struct
 
-import kernel
-from harness import MIB, Fail, Gone, Lesson, frame, frames, probe, wait_for
-from probes.leaving import warmed_up
-from shim import SPIN, Shim
+from tests.outside import kernel
+from tests.harness import MIB, Fail, Gone, Lesson, frame, frames, probe, wait_for
+from tests.probes.leaving import warmed_up
+from tests.outside.shim import SPIN, Shim
 
 BURST = 100  # connections at a time: servers with a queue shorter than this are rare
 ROUNDS = 10

@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""Stage 07 beside other loops, under the same load: `make peers`.
+
+    python3 -m tests.bench.peers                      about eight minutes
+    python3 -m tests.bench.peers --slices 30 --only libuv,07-evloop --scenarios c100
+
+The same framed echo, written as each library wants it, in peers/. What is printed are ratios
+to raw_epoll.cpp, a loop by hand without any library: before and after every slice of a peer the raw
+loop has one of its own, so that what drifts between minutes is in both. MEASURING.md says how to
+read it. 04-epoll-lt is there for orientation: it does not look for frames.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+
+from tests.bench import load
+
+SOURCES = load.ROOT / "tests" / "bench" / "peers"
+RAW = "raw_epoll"
+SPIN = "raw_spin"  # the same, and for 50 us it asks again before it goes to sleep
+LIBRARIES = {  # peer: what it is linked with, Debian's package
+    RAW: ("", ""),
+    SPIN: ("", ""),
+    "libev": ("-lev", "libev-dev"),
+    "libuv": ("-luv", "libuv1-dev"),
+    "libevent": ("-levent_core", "libevent-dev"),
+    "asio": ("-pthread", "libasio-dev"),
+}
+STAGES = ("07-evloop", "04-epoll-lt")
+SCENARIOS = ("c1", "c100", "c1000", "flight", "bulk", "idle10000", "churn")
+NAMES = {"c1": "1 conn", "c100": "100", "c1000": "1,000", "flight": "50 x 64",
+         "bulk": "64 KiB", "idle10000": "10k idle", "churn": "churn"}
+
+
+def build(peer):
+    """Compile a peer. What is missing, or None."""
+    libraries, package = LIBRARIES[peer]
+    target = load.BUILD / "peers" / peer
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = SOURCES / f"{RAW if peer == SPIN else peer}.cpp"
+    if target.exists() and target.stat().st_mtime > max(
+            f.stat().st_mtime for f in (source, SOURCES / "echo.h")):
+        return None
+    command = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-Wall", "-Wextra", "-Wpedantic",
+               "-I.", f"-DSPIN_US={50 if peer == SPIN else 0}", str(source), *libraries.split(),
+               "-o", str(target)]
+    done = subprocess.run(command, cwd=load.ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    if package and "No such file" in done.stderr:
+        return f"apt-get install {package}"
+    return f"does not compile:\n{done.stderr}"
+
+
+def command_of(peer):
+    """How to start it."""
+    return load.command_of(peer) if peer in load.STAGES else [str(load.BUILD / "peers" / peer)]
+
+
+def sample(session, scenario, ms):
+    """One slice, or None if it counts for nothing."""
+    result = session.run({**scenario.options, "ms": ms})
+    if result["why"] or not result["messages"]:
+        why = result["why"] or "no echo"
+        print(f"\n{session.server.command[0]}: {scenario.title}: {why}", file=sys.stderr)
+        return None
+    return {name: of(result) for name, of in load.METRICS.items()}
+
+
+def compare(peers, scenario, slices, ms, progress):
+    """{peer: [(raw before, peer, raw after), ...]} of one scenario."""
+    samples = {peer: [] for peer in peers}
+    with contextlib.ExitStack() as stack:
+        sessions = {peer: stack.enter_context(load.Session(command_of(peer)))
+                    for peer in (RAW, *peers)}
+        before = sample(sessions[RAW], scenario, ms)
+        for number in range(slices):
+            for peer in list(samples):
+                progress(f"{scenario.key}, {number + 1} of {slices}: {peer}")
+                own = sample(sessions[peer], scenario, ms) if sessions[peer] else None
+                if own is None:  # it has failed once: its connections are in no known state
+                    sessions[peer] = None
+                    continue
+                after = sample(sessions[RAW], scenario, ms)
+                samples[peer].append((before, own, after))
+                before = after
+    return samples
+
+
+def ratio(triples, metric):
+    """Median and spread of a peer's ratio to the raw loop around it; None without samples."""
+    ratios = [own[metric] / ((before[metric] + after[metric]) / 2)
+              for before, own, after in triples]
+    if not ratios:
+        return None
+    return {"median": statistics.median(ratios), "spread": load.spread(ratios), "slices": ratios}
+
+
+def cell(measured):
+    """A median and half its spread, nine columns wide."""
+    if measured is None:
+        return f"{'-':>9}"
+    digits = 2 if measured["median"] < 10 else 1
+    text = f"{measured['median']:.{digits}f}±{measured['spread'] / 2:.2f}"
+    return text.replace("±0.", "±.").rjust(9)
+
+
+def table(results, metric, title):
+    """A line for each peer."""
+    keys = list(results)
+    lines = [title, " " * 12 + "".join(f"{NAMES[key]:>9}" for key in keys)]
+    for peer in next(iter(results.values())):
+        cells = (results[key][peer][metric] for key in keys)
+        lines.append(f"{peer:12}" + "".join(cell(c) for c in cells))
+    return "\n".join(lines)
+
+
+def parse_arguments(arguments):
+    """The options of this script."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", type=pathlib.Path, default=load.BUILD)
+    parser.add_argument("--only", help="of: " + " ".join((*STAGES, *LIBRARIES)))
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="of: "
+                        + " ".join(SCENARIOS))
+    parser.add_argument("--slices", type=int, default=10, help="of each peer and scenario")
+    parser.add_argument("--ms", type=int, default=300, help="length of a slice")
+    parser.add_argument("--json", type=pathlib.Path, help="default: peers.json in --build")
+    options = parser.parse_args(arguments)
+    unknown = set(options.scenarios.split(",")) - set(SCENARIOS)
+    if unknown:
+        parser.error(f"--scenarios: unknown: {', '.join(sorted(unknown))}")
+    options.chosen = [s for s in load.SCENARIOS if s.key in options.scenarios.split(",")]
+    known = [peer for peer in (*STAGES, *LIBRARIES) if peer != RAW]
+    options.peers = options.only.split(",") if options.only else known
+    if set(options.peers) - set(known):
+        parser.error(f"--only: unknown: {', '.join(sorted(set(options.peers) - set(known)))}")
+    return options
+
+
+def available(peers):
+    """Those that can be built; the others are named with what they need."""
+    found = []
+    for peer in peers:
+        missing = build(peer) if peer in LIBRARIES else None
+        if missing is None:
+            found.append(peer)
+        else:
+            print(f"without {peer}: {missing}", file=sys.stderr)
+    return found
+
+
+def main(arguments):
+    """Exit status 0 if anything could be measured."""
+    options = parse_arguments(arguments)
+    load.use_build(options.build)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if build(RAW) is not None or not (load.BUILD / "load").exists():
+        print(f"not in {load.BUILD}: load, or raw_epoll does not compile. Run make first.",
+              file=sys.stderr)
+        return 2
+    peers = available(options.peers)
+    progress = load.Progress(len(options.chosen) * options.slices * len(peers))
+    results = {}
+    for scenario in options.chosen:
+        samples = compare(peers, scenario, options.slices, options.ms, progress)
+        results[scenario.key] = {
+            peer: {metric: ratio(samples[peer], metric)
+                   for metric in ("cpu_us", "throughput", "p50_us", "p99_us")} for peer in peers}
+    progress.clear()
+    print(table(results, "cpu_us", "CPU per message, as a multiple of the raw epoll loop's"))
+    print()
+    print(table(results, "throughput", "Throughput, likewise"))
+    path = options.json or load.BUILD / "peers.json"
+    path.write_text(json.dumps({
+        "command": shlex.join(["tests/bench/peers.py", *arguments]),
+        "date": datetime.date.today().isoformat(), "machine": load.machine(),
+        "slices": options.slices, "ms": options.ms,
+        "scenarios": [dataclasses.asdict(s) | {"title": s.title, "results": results[s.key]}
+                      for s in options.chosen]}, indent=1) + "\n", encoding="utf-8")
+    print(f"\nAll numbers: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

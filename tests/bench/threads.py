@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""One loop per thread: how connections spread, and what a second loop gains. `make threads`.
+
+    python3 -m tests.bench.threads --rounds 20
+
+Each loop of stage 07 has a listening socket of its own on the same port (SO_REUSEPORT). The kernel
+picks one for each connection by a hash of its addresses and ports: socket(7). Which loop has how
+many is read from outside, in /proc/PID/fdinfo of the epoll descriptors. Nothing is pinned here:
+server and generator share all cores, so that with two cores the generator takes its part of what a
+second loop could gain.
+"""
+
+import argparse
+import collections
+import os
+import pathlib
+import statistics
+import sys
+
+from tests.bench import load
+
+SPREAD = 1000  # connections
+SCENARIOS = {"100 connections": {"connections": 100},
+             "50 x 64 in flight": {"connections": 50, "in-flight": 64}}
+
+
+def command(threads):
+    """How to start it."""
+    return [*load.command_of("07-evloop"), "--threads", str(threads)]
+
+
+def watched(pid):
+    """For each epoll descriptor of a process, how many descriptors are in its interest list."""
+    counts = {}
+    for name in os.listdir(f"/proc/{pid}/fdinfo"):
+        try:
+            text = pathlib.Path(f"/proc/{pid}/fdinfo/{name}").read_text("ascii")
+        except OSError:
+            continue  # closed meanwhile
+        if "eventpoll" in os.readlink(f"/proc/{pid}/fd/{name}"):
+            counts[name] = text.count("tfd:")
+    return counts
+
+
+def spread(threads):
+    """Clients per loop, of SPREAD that have all been answered, the fullest loop first."""
+    with load.Session(command(threads)) as session:
+        before = watched(session.server.pid)
+        result = session.run({"connections": SPREAD, "count": SPREAD})
+        if result["why"]:
+            raise RuntimeError(result["why"])
+        after = watched(session.server.pid)
+    return sorted((after[epoll] - before[epoll] for epoll in after), reverse=True)
+
+
+def speed(counts, options, rounds, progress):
+    """{threads: [(messages/s, server CPU in us per message), ...]}, in turn."""
+    samples = collections.defaultdict(list)
+    for number in range(rounds):
+        for threads in counts:
+            progress(f"round {number + 1} of {rounds}: {threads} threads")
+            with load.Session(command(threads)) as session:
+                session.run({**options, "ms": 50})
+                result = session.run({**options, "ms": 300})
+            if result["why"]:
+                raise RuntimeError(result["why"])
+            samples[threads].append([load.METRICS[name](result)
+                                     for name in ("throughput", "cpu_us")])
+    return samples
+
+
+def main(arguments):
+    """Exit status 0 if every byte came back."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", type=pathlib.Path, default=load.BUILD)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--threads", default="1,2,4")
+    options = parser.parse_args(arguments)
+    counts = [int(n) for n in options.threads.split(",")]
+    load.use_build(options.build)
+    load.cpus = lambda: (None, None)  # nothing is pinned
+    progress = load.Progress(len(SCENARIOS) * options.rounds * len(counts))
+
+    print(f"{SPREAD:,} connections, spread by the kernel over SO_REUSEPORT listeners")
+    for threads in counts:
+        print(f"--threads {threads:<4}{', '.join(f'{n:,}' for n in spread(threads))}")
+    for title, load_options in SCENARIOS.items():
+        samples = speed(counts, load_options, options.rounds, progress)
+        progress.clear()
+        print(f"\n{title}: medians of {options.rounds} rounds, +-: spread of the ratio\n"
+              f"{'':14}{'messages/s':>12}{'ratio':>8}{'+-':>6}{'CPU us per message':>20}")
+        first = [s[0] for s in samples[counts[0]]]
+        for threads in counts:
+            rate, cpu = (statistics.median(column) for column in zip(*samples[threads]))
+            ratios = [s[0] / one for s, one in zip(samples[threads], first)]
+            print(f"--threads {threads:<4}{rate:>12,.0f}{statistics.median(ratios):>8.2f}"
+                  f"{load.spread(ratios) / 2:>6.2f}{cpu:>20.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

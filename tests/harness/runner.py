@@ -1,0 +1,88 @@
+"""Run many probes on many stages, a few at a time, and what to call the results."""
+
+import contextlib
+import select
+import signal
+import sys
+import time
+
+from tests import harness
+from tests import probes
+
+JOBS = 2
+
+
+def run_all(tasks, jobs=JOBS):
+    """Run (probe, stage number, command or None, build) tasks; yield (task, Verdict) as they end.
+
+    Each runs in a process of its own. A probe that must be alone is: the others wait.
+    """
+    waiting, active = sorted(tasks, key=lambda task: task[0].alone), {}
+    try:
+        while waiting or active:
+            while waiting and may_start(waiting[0], active, jobs):
+                task = waiting.pop(0)
+                cell = harness.Cell(*task)
+                active[cell.pipe] = task, cell
+            for pipe in ended(active):
+                task, cell = active.pop(pipe)
+                yield task, cell.result()
+    finally:
+        for _, cell in active.values():
+            cell.kill()
+
+
+def may_start(task, active, jobs):
+    """Is there room for this task beside those that run?"""
+    if task[0].alone or any(other[0].alone for other, _ in active.values()):
+        return not active
+    return len(active) < jobs
+
+
+def ended(active):
+    """The pipes of the cells that have a result or no time left."""
+    soon = min(cell.deadline for _, cell in active.values()) - time.monotonic()
+    ready = select.select(list(active), [], [], max(0, soon))[0]
+    return ready or [pipe for pipe, (_, cell) in active.items()
+                     if cell.deadline <= time.monotonic()]
+
+
+def cell_expected(row, number):
+    """What the chapters say of a row on a stage: P, L, - or, from GoogleTest, unit."""
+    columns = {p.expect[number][0] for p in harness.probes([row])} - {"-"}
+    if not columns:
+        return "unit" if row in probes.UNIT_ROWS and number == 7 else "-"
+    return "L" if "L" in columns else "P"
+
+
+@contextlib.contextmanager
+def progress(total):
+    """A line on a terminal that says how far we are; yields a function to be called for each."""
+    done, shown = 0, sys.stderr.isatty()
+
+    def step(what):
+        nonlocal done
+        done += 1
+        if shown:
+            print(f"\r\033[K{done}/{total} {what[:60]}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield step
+    finally:
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def main(function):
+    """Run a command of this course: its exit status, and a quiet end on Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    harness.adopt_orphans()
+    try:
+        sys.exit(function())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed twice: this is to be finished
+        harness.end_descendants()

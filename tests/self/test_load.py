@@ -1,0 +1,421 @@
+"""Tests of the load generator and of the script around it. Bytes and structure; times never.
+
+The generator is shown servers that err in one way each: it has to notice every one of them.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+import unittest
+import xml.etree.ElementTree
+
+from tests import harness
+from tests.bench import load
+
+SCRIPT = [sys.executable, "-m", "tests.bench.load"]
+HEADER = 8  # bytes
+
+
+class Fake:
+    """An echo server on threads. `answer` turns the frame that has come into what is sent back.
+
+    It is called with the frame, its number on this connection, and a dict for what it remembers.
+    """
+
+    def __init__(self, answer=lambda frame, number, memory: frame):
+        self.answer = answer
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port = self.listener.getsockname()[1]
+        self.memory = {}
+        self.sockets = []
+        self.thread = threading.Thread(target=self.accept, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for s in self.sockets:
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+
+    def accept(self):
+        """Until the listener is shut down."""
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                self.sockets.append(client)
+                threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client):
+        """One client until it or the answer function (None) has enough."""
+        with client, contextlib.suppress(OSError), client.makefile("rb") as stream:
+            number = 0
+            while header := stream.read(HEADER):
+                frame = header + stream.read(struct.unpack(">4xI", header)[0])
+                reply = self.answer(frame, number, self.memory)
+                if reply is None:
+                    return
+                client.sendall(reply)
+                number += 1
+
+
+def swap(frame, number, memory):
+    """Frames 10 and 11 come back in the wrong order."""
+    if number == 10:
+        memory["kept"] = frame
+        return b""
+    return frame + memory["kept"] if number == 11 else frame
+
+
+def repeat(frame, number, memory):
+    """Frame 11 comes back as a second frame 10."""
+    previous = memory.get("previous", frame)
+    memory["previous"] = frame
+    return previous if number == 11 else frame
+
+
+def cross(frame, number, memory):
+    """From the tenth on, clients get the frame that somebody else has sent before."""
+    previous = memory.get("previous", frame)
+    memory["previous"] = frame
+    return previous if number >= 10 else frame
+
+
+def mix(frame, number, memory):
+    """The middle of frame 11 is that of frame 10."""
+    previous = memory.get("previous", frame)
+    memory["previous"] = frame
+    half = len(frame) // 2
+    return frame[:half] + previous[half:half + 256] + frame[half + 256:] if number == 11 else frame
+
+
+def flip(frame, number, _):
+    """One bit of frame 11 is another."""
+    at = len(frame) - 1
+    return frame[:at] + bytes([frame[at] ^ 1]) if number == 11 else frame
+
+
+def run(port, *options, lines=None):
+    """build/load. Returns its exit status and its lines of JSON."""
+    command = [str(load.BUILD / "load"), "--port", str(port), "--patience", "2000", *options]
+    if lines:
+        command += ["--lines", "1"]
+    done = subprocess.run(command, input="\n".join(lines or []), text=True, check=False,
+                          stdout=subprocess.PIPE, timeout=60)
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+class Generator(unittest.TestCase):
+    """build/load against servers that are written here."""
+
+    def test_counts_exactly(self):
+        """A phase of --count is that many frames, however many connections share them."""
+        with Fake() as server:
+            for options in (["--count", "1"], ["--count", "100", "--connections", "7"],
+                            ["--count", "200", "--in-flight", "9", "--connections", "3"],
+                            ["--count", "50", "--churn", "4"],
+                            ["--count", "100", "--rate", "2000", "--connections", "3"]):
+                with self.subTest(options=options):
+                    status, (result,) = run(server.port, *options)
+                    self.assertEqual(status, 0, result)
+                    self.assertEqual(result["messages"], int(options[1]), result)
+                    self.assertEqual(result["late"], 0, result)
+
+    def test_every_size(self):
+        """From an empty payload to the largest there is."""
+        with Fake() as server:
+            for size in (0, 1, 7, 8, 9, 255, 256, 257, 65536, 1 << 20):
+                with self.subTest(size=size):
+                    status, (result,) = run(server.port, "--size", str(size), "--count", "5",
+                                            "--in-flight", "2")
+                    self.assertEqual((status, result["messages"]), (0, 5), result)
+
+    def test_timed_phases_keep_their_connections(self):
+        """--lines: each line is a phase, on the connections of the one before."""
+        with Fake() as server:
+            status, results = run(server.port, "--ms", "30", "--warm-up", "10", lines=[
+                "--connections 2", "--connections 3 --idle 10", "--churn 2", "--rate 500",
+                "--bulk 1 --bulk-size 10000"])
+            self.assertEqual(status, 0, results)
+            self.assertEqual([r["mode"] for r in results],
+                             ["closed", "closed", "churn", "open", "closed"])
+            self.assertEqual([r["served"] for r in results], [2, 13, 13, 13, 13])
+            for result in results:
+                self.assertGreater(result["messages"], 0, result)
+            self.assertGreater(results[-1]["bulk_messages"], 0)
+
+    def test_wrong_bytes_are_noticed(self):
+        """Swapped, repeated, crossed, mixed, flipped, one too many."""
+        cases = (
+            ("swapped", swap, ["--in-flight", "4"]),
+            ("repeated", repeat, []),
+            ("crossed", cross, ["--connections", "2"]),
+            ("mixed", mix, ["--size", "65536"]),
+            ("flipped", flip, []),
+            ("flipped at the end of a long one", flip, ["--size", "65536"]),
+            ("one byte too many", lambda f, n, _: f + b"E" * (n == 11), []),
+            ("echo of nothing", lambda f, n, _: f + f * (n == 11), []),
+        )
+        for name, answer, options in cases:
+            with self.subTest(name), Fake(answer) as server:
+                status, (result,) = run(server.port, "--count", "100", *options)
+                self.assertEqual(status, 1, result)
+                self.assertGreaterEqual(result["wrong"], 1, result)
+
+    def test_what_does_not_come_is_missing(self):
+        """The tail of a frame, and all behind it. Reported, and the run has an end."""
+        with Fake(lambda f, n, _: f if n < 11 else f[:-1] if n == 11 else b"") as server:
+            status, (result,) = run(server.port, "--count", "100", "--in-flight", "4",
+                                    "--patience", "300")
+        self.assertEqual(status, 1, result)
+        self.assertEqual((result["messages"], result["missing"]), (10, 4), result)
+
+    def test_a_server_that_closes(self):
+        """In the middle of the load: the connection is lost, with what was on its way."""
+        with Fake(lambda f, n, _: f if n < 11 else None) as server:
+            status, (result,) = run(server.port, "--count", "100", "--connections", "2",
+                                    "--patience", "300")
+        self.assertEqual(status, 1, result)
+        self.assertEqual((result["lost"], result["missing"]), (2, 2), result)
+
+    def test_a_server_that_serves_only_some(self):
+        """The rest is counted, and nothing is measured."""
+        lock = threading.Lock()
+
+        def first_three(frame, _, memory):
+            with lock:
+                memory["served"] = memory.get("served", 0) + 1
+                return frame if memory["served"] <= 3 else b""
+
+        with Fake(first_three) as server:
+            status, (result,) = run(server.port, "--connections", "5", "--patience", "300")
+        self.assertEqual((status, result["failed"]), (1, "3 of 5 served"), result)
+
+    def test_nobody_listens(self):
+        """The reason is in the report."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        status, (result,) = run(port)
+        self.assertEqual((status, result["failed"]), (1, "0 of 1 served"), result)
+        self.assertEqual(result["errors"], {"Connection refused": 1})
+
+    def test_too_many_connections_for_the_limit(self):
+        """Said, and not tried."""
+        with Fake() as server:
+            status, (result,) = run(server.port, "--idle", "1000000")
+        self.assertEqual(status, 1)
+        self.assertRegex(result["failed"], r"^the limit is \d+ descriptors$")
+
+    def test_open_loop_does_not_hide_a_stall(self):
+        """One stall of 400 ms in 800 ms: in the open loop, many frames are late by much of it."""
+        def stall(frame, number, _):
+            if number == 100:
+                time.sleep(0.4)
+            return frame
+
+        for options, many in ((["--rate", "500"], True), ([], False)):
+            with self.subTest(options=options), Fake(stall) as server:
+                _, (result,) = run(server.port, "--warm-up", "0", "--ms", "800", *options)
+                self.assertGreaterEqual(result["latency_us"]["max"], 350_000, result)
+                if many:
+                    self.assertGreaterEqual(result["latency_us"]["p90"], 150_000, result)
+
+    def test_usage_of_the_server(self):
+        """--pid: what it has used up is in the report."""
+        with Fake() as server:
+            _, (result,) = run(server.port, "--pid", str(os.getpid()), "--ms", "50")
+        self.assertGreater(result["server_cpu"], 0)
+        self.assertGreater(result["rss_kib"], 1000)
+        self.assertGreater(result["switches"] + result["preemptions"], 0)
+        self.assertGreater(result["load_cpu"], 0)
+
+    def test_bad_usage(self):
+        """One line on stderr, exit status 2."""
+        for options in (["--connections", "x"], ["--size", "1048577"], ["--what"], ["more"],
+                        ["--churn", "5", "--rate", "100"]):
+            with self.subTest(options=options):
+                done = subprocess.run([load.BUILD / "load", *options], capture_output=True,
+                                      text=True, check=False, timeout=10)
+                self.assertEqual((done.returncode, done.stdout), (2, ""))
+                self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+
+
+class Arithmetic(unittest.TestCase):
+    """What the tables are made of."""
+
+    def test_change(self):
+        """A difference counts when it is larger than what varies."""
+        self.assertEqual(load.change([10, 11, 10], [10, 10, 11]), "=")
+        self.assertEqual(load.change([10, 10, 10], [12, 12.1, 12]), "+20 %")
+        self.assertEqual(load.change([10, 10, 10], [5, 5, 5.1]), "-50 %")
+        self.assertEqual(load.change([10, 10, 10], [40, 41, 42]), "x4.1")
+        self.assertEqual(load.change([10], [20]), "")  # one round has no spread
+        self.assertEqual(load.change([10, 20, 30], [11, 22, 33]), "+10 %")  # pairs: drift cancels
+
+    def test_spread(self):
+        """The range of a few, the middle half of many."""
+        self.assertEqual(load.spread([1, 2, 4]), 3)
+        self.assertAlmostEqual(load.spread([1, 2, 3, 4, 5, 6, 7, 8, 1000]), 5)
+
+    def test_titles(self):
+        """They follow from the options."""
+        titles = {s.key: s.title for s in load.SCENARIOS}
+        self.assertEqual(titles["c1"], "1 connection, 64 B frames")
+        self.assertEqual(titles["bulk"], "10 connections, 64 KiB frames")
+        self.assertLessEqual(max(map(len, titles.values())), 80)
+        self.assertEqual(titles["idle10000"], "100 connections, 64 B frames, among 10,000 idle")
+
+
+class Script(unittest.TestCase):
+    """tests/bench/load.py as a whole, on the real stages."""
+
+    charts = {}  # of the last run: {name: root element}
+
+    def run_script(self, *options):
+        """Returns what has ended, and its JSON."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "out.json"
+            done = subprocess.run([*SCRIPT, "--quick", "--json", path, *options],
+                                  cwd=load.ROOT, capture_output=True, text=True, check=False,
+                                  timeout=300)
+            self.charts = {chart.stem: xml.etree.ElementTree.parse(chart).getroot()
+                           for chart in pathlib.Path(folder).glob("*.svg")}
+            return done, json.loads(path.read_text("utf-8")) if path.exists() else None
+
+    def test_quick(self):
+        """All stages and scenarios: every cell is a number, or says why there is none."""
+        done, data = self.run_script()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(set(self.charts), {"idle-curve", "throughput", "latency", "cost"})
+        for name, chart in self.charts.items():
+            self.assertIn("07-evloop", "".join(chart.itertext()), name)
+        self.assertEqual(data["stages"], list(load.STAGES))
+        for scenario in data["scenarios"]:
+            self.assertEqual(list(scenario["results"]), list(load.STAGES))
+            for stage, result in scenario["results"].items():
+                with self.subTest(scenario=scenario["key"], stage=stage):
+                    if stage == "01-blocking" and scenario["key"] not in ("c1", "churn"):
+                        self.assertRegex(result["failed"], r"^1 of \d+ served$")
+                        continue
+                    self.assertNotIn("failed", result)
+                    self.assertGreater(result["throughput"]["median"], 0)
+                    self.assertGreater(result["rss_mib"]["median"], 0)
+        for line in done.stdout.splitlines():
+            self.assertLessEqual(len(line), 100, line)
+
+    @unittest.skipUnless((load.BUILD / "shim.so").exists(), "make build/shim.so")
+    def test_calls(self):
+        """One recv and one send per frame; LT waits once for it, ET reads once more."""
+        _, data = self.run_script("--no-charts", "--scenarios", "c1", "--stages", "4,5")
+        results = data["scenarios"][0]["results"]
+        for stage, recvs in (("04-epoll-lt", 1), ("05-epoll-et", 2)):
+            calls = results[stage]["calls_by_name"]
+            self.assertAlmostEqual(calls["recv"], recvs, delta=0.2)
+            self.assertAlmostEqual(calls["send"], 1, delta=0.05)
+            self.assertAlmostEqual(calls["epoll_wait"], 1, delta=0.2)
+
+    def test_a_server_that_errs_fails_the_run(self):
+        """Its cells say so, the others are measured, and the exit status is 1."""
+        with tempfile.TemporaryDirectory() as build:
+            for name in ("load", "04-epoll-lt"):
+                os.symlink(load.BUILD / name, pathlib.Path(build) / name)
+            wrong = pathlib.Path(build) / "03-poll-lt"
+            wrong.write_text(textwrap.dedent(f"""\
+                #!{sys.executable}
+                import sys, time
+                sys.path.insert(0, {str(load.ROOT)!r})
+                from tests.self.test_load import Fake, flip
+                with Fake(flip) as server:
+                    print(f"03-poll-lt listening on 127.0.0.1:{{server.port}}", flush=True)
+                    time.sleep(60)
+                """), "utf-8")
+            wrong.chmod(0o755)
+            done, data = self.run_script("--no-charts", "--build", build, "--stages", "3,4",
+                                         "--scenarios", "c1")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        results = data["scenarios"][0]["results"]
+        self.assertRegex(results["03-poll-lt"]["failed"], "WRONG BYTES")
+        self.assertIn("throughput", results["04-epoll-lt"])
+
+    def test_a_server_that_does_not_start(self):
+        """The same."""
+        with tempfile.TemporaryDirectory() as build:
+            for name, target in (("load", load.BUILD / "load"), ("03-poll-lt", "/bin/false"),
+                                 ("04-epoll-lt", load.BUILD / "04-epoll-lt")):
+                os.symlink(target, pathlib.Path(build) / name)
+            done, data = self.run_script("--no-charts", "--build", build, "--stages", "3,4",
+                                         "--scenarios", "c1")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        results = data["scenarios"][0]["results"]
+        self.assertEqual(results["03-poll-lt"]["failed"], "does not start")
+        self.assertIn("throughput", results["04-epoll-lt"])
+
+    def test_bad_usage(self):
+        """Exit status 2, and a word about it."""
+        for options in (["--stages", "8"], ["--stages", "x"], ["--scenarios", "nothing"],
+                        ["--build", "/nowhere"]):
+            with self.subTest(options=options):
+                done, _ = self.run_script(*options)
+                self.assertEqual(done.returncode, 2)
+                self.assertNotIn("Traceback", done.stderr)
+
+    def test_nothing_is_left_behind(self):
+        """However it is ended, the servers and the generator end with it."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            with self.subTest(number.name), tempfile.TemporaryDirectory() as folder:
+                script = subprocess.Popen(
+                    [*SCRIPT, "--json", f"{folder}/out.json"], cwd=load.ROOT,
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    preexec_fn=harness.heed_interrupts)
+                wait_for(lambda script=script: len(children(script.pid)) >= 2)
+                left = children(script.pid)
+                script.send_signal(number)
+                script.wait(timeout=30)
+                wait_for(lambda left=left: not any(map(alive, left)))
+
+
+def children(pid):
+    """The processes that this one has started."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(re.sub(r".*\) ", "", path.read_text("ascii", "replace")).split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
+def alive(pid):
+    """Does it still run? A zombie whose parent is gone does not."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2][1] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds=30):
+    """The time is for what never happens."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("the condition does not come true")
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,125 @@
+"""The command line that the seven servers share: help, bad usage, and set-up that fails."""
+
+import os
+import re
+import resource
+import socket
+import subprocess
+import sys
+import unittest
+
+from tests import harness
+
+BUILD = os.environ.get("BUILD", harness.BUILD)
+
+
+def run(number, *args, preexec_fn=None):
+    """Run a server that is expected to end by itself."""
+    return subprocess.run([os.path.join(BUILD, harness.STAGES[number]), *args], text=True,
+                          capture_output=True, timeout=harness.FAILSAFE, stdin=subprocess.DEVNULL,
+                          preexec_fn=preexec_fn)
+
+
+class Options(unittest.TestCase):
+    """Each test goes through all seven."""
+
+    def refuses(self, args, status, pattern):
+        """One line on stderr that says what is wrong, nothing on stdout, and the exit status."""
+        for number, name in harness.STAGES.items():
+            with self.subTest(stage=name, args=args):
+                done = run(number, *args)
+                self.assertEqual(done.returncode, status, done.stderr)
+                self.assertEqual(done.stdout, "")
+                self.assertRegex(done.stderr, pattern)
+                self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+
+    def test_port_out_of_range(self):
+        self.refuses(["--port", "70000"], 2, "--port 70000: .*0 to 65535")
+        self.refuses(["--port", "-1"], 2, "--port -1: ")
+
+    def test_port_is_no_number(self):
+        for text in ("x", "", "80x", " 80", "0x50", "99999999999999999999"):
+            self.refuses(["--port", text], 2, re.escape(f"--port {text}: ") + "not a whole number")
+
+    def test_port_without_a_value(self):
+        self.refuses(["--port"], 2, "--port.* requires an argument")
+
+    def test_unknown_option(self):
+        self.refuses(["--prot", "80"], 2, "unrecognized option '--prot'")
+
+    def test_unexpected_argument(self):
+        self.refuses(["8080"], 2, "unexpected argument 8080")
+
+    def test_host_that_is_no_address(self):
+        for host in ("localhost", "256.0.0.1", "1.2.3", "127.1", "0x7f.0.0.1", "1.2.3.4.5", "::g",
+                     ""):
+            self.refuses(["--host", host], 2, re.escape(f"--host {host}: "))
+
+    def test_occupied_port(self):
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            port = str(busy.getsockname()[1])
+            self.refuses(["--port", port], 1, f"^bind 127.0.0.1:{port}: Address already in use$")
+
+    def test_address_of_somebody_else(self):
+        self.refuses(["--host", "192.0.2.1", "--port", "0"], 1,
+                     "^bind 192.0.2.1:0: Cannot assign requested address$")
+
+    def test_help_shows_the_default_and_not_what_was_given(self):
+        for number, name in harness.STAGES.items():
+            with self.subTest(stage=name):
+                done = run(number, "--port", "8080", "--help")
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                self.assertRegex(done.stdout, rf"--port N .*\(default 900{number}\)")
+                self.assertRegex(done.stdout, r"--host ADDR .*\(default 127\.0\.0\.1\)")
+                self.assertIn("--help", done.stdout)
+
+    def listens_on(self, host, shown):
+        """Say exactly that line, and serve there."""
+        for number, name in harness.STAGES.items():
+            with self.subTest(stage=name, host=host):
+                stage = harness.Stage(number, build=BUILD)
+                try:
+                    server = stage.start("--host", host)
+                    self.assertEqual(server.line, f"{name} listening on {shown}:{server.port}")
+                    server.connect().roundtrip()
+                    self.assertEqual(server.more_stdout(), b"")
+                finally:
+                    stage.stop()
+
+    def test_listens_on_ipv4(self):
+        self.listens_on("127.0.0.1", "127.0.0.1")
+        self.listens_on("0.0.0.0", "0.0.0.0")
+
+    def test_listens_on_ipv6(self):
+        if not has_ipv6():
+            self.skipTest("no IPv6 on this machine")
+        self.listens_on("::1", "[::1]")
+
+    def test_options_of_stage_7(self):
+        for args in (["--threads", "0"], ["--threads", "65"], ["--idle-ms", "-1"],
+                     ["--tick-ms", "0"], ["--drain-ms", "x"]):
+            done = run(7, *args)
+            self.assertEqual(done.returncode, 2)
+            self.assertRegex(done.stderr, re.escape(" ".join(args)) + ": not a whole number")
+
+    def test_no_memory_for_the_stack_of_a_thread(self):
+        limit = resource.getrlimit(resource.RLIMIT_STACK)[1]
+        huge = 1 << 44 if limit == resource.RLIM_INFINITY else limit  # bytes; so much is not there
+        self.assertGreaterEqual(huge, 1 << 44, "the hard limit of the stack is in the way")
+        done = run(7, "--threads", "4", "--port", "0",
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (huge, limit)))
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertRegex(done.stderr, "^Resource temporarily unavailable\n$")
+
+
+def has_ipv6():
+    """Can somebody listen on ::1 here?"""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    unittest.main()

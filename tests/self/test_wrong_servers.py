@@ -1,0 +1,378 @@
+"""Tests of the tests: servers that are wrong in one way each, and what check.py says of them.
+
+They are small programs in Python, run as a reader's own server is: only by --port and the line.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import unittest
+
+from tests import harness
+
+# {on_start}, {reply} and so on are replaced by what makes a server wrong.
+ONE_AT_A_TIME = """\
+    #!{python}
+    import os, signal, socket, sys, time
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    {on_start}
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    {before_line}
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    while True:
+        {before_accept}
+        try:
+            client, _ = listener.accept()
+        except OSError as error:
+            print("accept:", error.strerror, file=sys.stderr, flush=True)
+            time.sleep(0.2)
+            continue
+        total = 0
+        with client:
+            try:
+                while data := client.recv(65536):
+                    total += len(data)
+                    {reply}
+            except OSError:
+                pass
+    """
+
+THREAD_EACH = """\
+    #!{python}
+    import socket, sys, threading, time
+    def serve(client):
+        with client:
+            try:
+                while data := client.recv(65536):
+                    {reply}
+            except OSError:
+                pass
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    while True:
+        time.sleep(0.002)  # is no refusal
+        try:
+            threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+        except OSError as error:
+            print("accept:", error.strerror, file=sys.stderr, flush=True)
+            time.sleep(0.2)
+    """
+
+MANY_AT_ONCE = """\
+    #!{python}
+    import asyncio, sys
+    {on_start}
+    async def serve(reader, writer):
+        try:
+            while data := await reader.read(65536):
+                {reply}
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+    async def main():
+        port = int(sys.argv[sys.argv.index("--port") + 1])
+        server = await asyncio.start_server(serve, "127.0.0.1", port, backlog=4096)
+        print("mine listening on 127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
+        await server.serve_forever()
+    asyncio.run(main())
+    """
+
+
+def script(text, **parts):
+    """A server as a text, with its parts filled in."""
+    defaults = {"python": sys.executable, "on_start": "pass", "before_line": "pass",
+                "before_accept": "pass", "reply": "client.sendall(data)"}
+    return textwrap.dedent(text).format(**{**defaults, **parts})
+
+
+class ReadersServer(unittest.TestCase):
+    """Each server is written to a file and checked as `make check-N SERVER=file` does."""
+
+    def setUp(self):
+        self.place = tempfile.TemporaryDirectory()
+        self.addCleanup(self.place.cleanup)
+
+    def check(self, text, rows="0", stage=1, mode=0o755):
+        """check.py's exit status and output for a server with this text."""
+        path = os.path.join(self.place.name, "mine")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(path, mode)
+        return self.check_path(path, rows, stage)
+
+    def check_path(self, path, rows="0", stage=1):
+        """The same for a file that is there, or not."""
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        done = subprocess.run([sys.executable, "-m", "tests.learn.check", str(stage),
+                               "--server", path, "--rows", rows], text=True, timeout=300,
+                              cwd=harness.ROOT, env=environment, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT)
+        return done.returncode, " ".join(done.stdout.split())
+
+    def assert_nobody_left(self):
+        """No process of this server is there any more."""
+        path = os.path.join(self.place.name, "mine")
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{name}/cmdline", encoding="utf-8", errors="replace") as file:
+                    self.assertNotIn(path, file.read())
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # it has ended meanwhile
+
+    def assert_caught(self, result, *messages):
+        """Not accepted, and each of these was said."""
+        status, output = result
+        self.assertNotEqual(status, 0, output)
+        for message in messages:
+            self.assertIn(message, output)
+        self.assertRegex(output, r"\b[1-9]\d* failed")
+
+
+class WrongServers(ReadersServer):
+    """Servers that are wrong in one way are caught, and the right thing is said."""
+
+    def test_a_byte_too_many(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data + b'!')")
+        self.assert_caught(self.check(text), "byte 0 differs", "bytes: 21")
+
+    def test_a_byte_too_many_at_the_end(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data + b'!' * (total == 18))")
+        self.assert_caught(self.check(text, "6"), "1 bytes: 21 too many", "then end of file")
+
+    def test_drops_the_tail(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data[:1000])")
+        self.assert_caught(self.check(text), "1,000 of 1,043 bytes came",
+                           "nothing more comes", "recv()")
+
+    def test_wrong_byte(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data.replace(b'e', b'E'))")
+        self.assert_caught(self.check(text), "byte 10 differs")
+
+    def test_swaps_the_order(self):
+        text = script(ONE_AT_A_TIME,
+                      reply="h = len(data) // 2; client.sendall(data[h:] + data[:h])")
+        self.assert_caught(self.check(text), "byte 0 differs", "expected 8 bytes: 45 56 4c 50")
+
+    def test_hangs_after_some_bytes(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data) if total < 50_000 else None")
+        self.assert_caught(self.check(text, "0,8"), "1 passed, 1 failed", "recv()")
+
+    def test_crashes(self):
+        for name in ("SIGSEGV", "SIGABRT"):
+            text = script(ONE_AT_A_TIME, reply=f"os.kill(os.getpid(), signal.{name})")
+            result = self.check(text)
+            self.assert_caught(result, f"the server was killed by {name}", "run the server in gdb")
+            self.assertNotIn("listen first", result[1])  # which is the hint of this probe
+
+    def test_ends_with_an_exception(self):
+        text = script(ONE_AT_A_TIME, reply="raise ValueError('no')")
+        self.assert_caught(self.check(text), "exited with status 1", "ValueError: no")
+
+    def test_closes_early(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data); break")
+        self.assert_caught(self.check(text), "the first 0 bytes are right, then nothing more came")
+
+    def test_never_prints_the_line(self):
+        text = script(ONE_AT_A_TIME).replace("print(\"mine", "str(\"mine")
+        text = text.replace(", flush=True)\nwhile", ")\nwhile")
+        self.assert_caught(self.check(text), "listens on port", "flush stdout", "accept4()")
+
+    def test_does_not_flush_the_line(self):
+        text = script(ONE_AT_A_TIME).replace(", flush=True)\nwhile", ")\nwhile")
+        self.assert_caught(self.check(text), "listens on port", "flush stdout")
+
+    def test_prints_something_else(self):
+        text = script(ONE_AT_A_TIME).replace("mine listening on", "mine is at")
+        self.assert_caught(self.check(text), "the line 'mine is at 127.0.0.1:",
+                           "listening on HOST:PORT")
+
+    def test_prints_the_line_before_it_listens(self):
+        early = "port = port or 23457; print('mine listening on 127.0.0.1:%d' % port, flush=True)"
+        text = script(ONE_AT_A_TIME, on_start=early)
+        self.assert_caught(self.check(text), "does not listen yet", "listen() first")
+
+    def test_what_does_not_start_is_said_once(self):
+        text = script(ONE_AT_A_TIME, on_start="sys.exit(3)")
+        result = self.check(text, "0,1,2")
+        self.assert_caught(result, "0 passed, 1 failed", "not stage 1, because of row 0.")
+
+    def test_puts_itself_into_the_background(self):
+        text = script(ONE_AT_A_TIME, before_accept="time.sleep(0)")
+        leaves = "if os.fork(): os._exit(0)\nos.setsid()\n"
+        text = text.replace("while True:\n    time", leaves + "while True:\n    time")
+        self.assertIn("setsid", text)
+        self.assert_caught(self.check(text), "exited with status 0", "stays in the foreground")
+        self.assert_nobody_left()
+
+    def test_its_words_do_not_reach_the_terminal_as_they_are(self):
+        text = script(ONE_AT_A_TIME, on_start="sys.exit('\\x1b[41m red')")
+        self.assert_caught(self.check(text), "\\x1b[41m red")
+
+    def test_a_short_backlog_is_named(self):
+        text = script(ONE_AT_A_TIME).replace("backlog=4096", "backlog=50")
+        self.assert_caught(self.check(text, "3"), "connections wait in its queue",
+                           "listen(2), backlog")
+
+    def test_exits_at_once(self):
+        text = script(ONE_AT_A_TIME, on_start="sys.exit('no such luck')")
+        self.assert_caught(self.check(text), "exited with status 1", "no such luck")
+
+    def test_cannot_be_run(self):
+        self.assert_caught(self.check("no program\n"), "Exec format error", "#!")
+        self.assert_caught(self.check(script(ONE_AT_A_TIME), mode=0o644), "Permission denied")
+        self.assert_caught(self.check_path("/nonexistent/mine"), "no such program")
+        self.assert_caught(self.check_path(self.place.name), "no such program")
+
+    def test_leaks_descriptors(self):
+        text = script(ONE_AT_A_TIME, on_start="kept = []", reply="client.sendall(data); "
+                      "kept.append(client.dup()) if total < 20 else None")
+        self.assert_caught(self.check(text, "9"), "descriptors more than before")
+
+    def test_spins(self):
+        ask_again = "[0 for _ in iter(lambda: bool(select.select([client], [], [], 0)[0]), True)]"
+        text = script(ONE_AT_A_TIME, on_start="import select",
+                      reply="client.sendall(data); " + ask_again)
+        self.assert_caught(self.check(text, "15"), "goes in circles")
+
+    def test_takes_all_memory(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)").replace("await writer.drain()",
+                                                                        "pass")
+        self.assert_caught(self.check(text, "7", stage=6), "its memory grew by")
+
+
+class RightServers(ReadersServer):
+    """Servers that are right reach their stage."""
+
+    def test_one_at_a_time_reaches_stage_1(self):
+        status, output = self.check(script(ONE_AT_A_TIME), "0,1,2,5,6,7,8,9,12,15,17,18,19")
+        self.assertEqual(status, 0, output)
+        self.assertIn("has reached stage 1: 01-blocking, as far", output)
+
+    def test_asyncio_is_better_than_stage_4_asks(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)")
+        status, output = self.check(text, "0,1,2,3,5,6,7,8,9,16,17", stage=4)
+        self.assertEqual(status, 0, output)
+        self.assertIn("more than stage 4 asks", output)
+
+    def test_a_thread_for_each_client_is_better_than_stage_1_asks(self):
+        status, output = self.check(script(THREAD_EACH), "0,1,3,7,12")
+        self.assertEqual(status, 0, output)
+        self.assertIn("more than stage 1 asks", output)
+
+    def test_the_mark_may_be_low(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)")
+        text = text.replace("backlog=4096", "backlog=4096, limit=4096")
+        text = text.replace("    try:\n", "    writer.transport.set_write_buffer_limits(4096)\n"
+                            "    try:\n", 1)
+        status, output = self.check(text, "6,7,8", stage=6)
+        self.assertEqual(status, 0, output)
+
+    def test_a_command_with_arguments_and_a_path_with_spaces(self):
+        path = os.path.join(self.place.name, "my server.py")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(script(ONE_AT_A_TIME))
+        status, output = self.check_path(f"{sys.executable} '{path}'")
+        self.assertEqual(status, 0, output)
+        os.chmod(path, 0o755)
+        status, output = self.check_path(path)
+        self.assertEqual(status, 0, output)
+
+    def test_other_lines_may_come_before_the_line(self):
+        text = script(ONE_AT_A_TIME, on_start="print('Welcome to', 'my server', flush=True)")
+        status, output = self.check(text, "0,1")
+        self.assertEqual(status, 0, output)
+
+    def test_helpers_in_a_session_of_their_own_are_ended(self):
+        text = script(ONE_AT_A_TIME, on_start="os.fork() or (os.setsid(), time.sleep(1000))")
+        status, output = self.check(text, "0,1")
+        self.assertEqual(status, 0, output)
+        self.assert_nobody_left()
+
+    def test_what_could_not_be_tried_has_not_passed(self):
+        text = script(ONE_AT_A_TIME, on_start="os.environ.pop('LD_PRELOAD', None) and "
+                      "os.execv(sys.argv[0], sys.argv)")
+        status, output = self.check(text, "0,11")
+        self.assertEqual(status, 0, output)
+        self.assertIn("2 passed, 0 failed, 1 not tried", output)
+
+    def test_dual_stack_and_behind_a_wrapper_script(self):
+        inner = os.path.join(self.place.name, "inner")
+        with open(inner, "w", encoding="utf-8") as file:
+            file.write(script(ONE_AT_A_TIME).replace(
+                '("127.0.0.1", port)', '("::", port), family=socket.AF_INET6, dualstack_ipv6=True'
+            ).replace("127.0.0.1:%d", "[::]:%d"))
+        os.chmod(inner, 0o755)
+        status, output = self.check(f"#!/bin/sh\n'{inner}' \"$@\"\n", "0,1,7")
+        self.assertEqual(status, 0, output)
+
+
+class ReadersOwnWays(ReadersServer):
+    """What readers' servers do, in their languages, and what was once said of it that is not so."""
+
+    def test_loses_a_little_output_at_the_end_of_input(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)")
+        text = text.replace("writer.close()", "writer.transport.abort()")
+        self.assert_caught(self.check(text, "6", stage=6), "without a word on stderr")
+
+    def test_a_process_for_each_client_has_no_deadline(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+        text = text.replace("    total = 0\n", "    if os.fork():\n        client.close()\n"
+                            "        continue\n    total = 0\n")
+        status, output = self.check(text, "12,27,28", stage=3)
+        self.assertEqual(status, 0, output)
+        self.assertEqual(output.count("the connection stays open"), 2, output)
+        self.assertEqual(output.count("SIGTERM ends it at once"), 3, output)
+
+    def test_a_timer_is_no_deadline(self):
+        text = script(THREAD_EACH).replace("port =", "threading.Thread(target=lambda: [time.sleep("
+                                           "0.2) for _ in iter(int, 1)], daemon=True).start()\n"
+                                           "port =")
+        status, output = self.check(text, "27", stage=3)
+        self.assertEqual(status, 0, output)
+        self.assertIn("after 10 wake-ups", output)
+
+    def test_ends_with_0_and_loses_what_it_owes(self):
+        text = script(ONE_AT_A_TIME,
+                      on_start="signal.signal(signal.SIGTERM, lambda *_: os._exit(0))")
+        status, output = self.check(text, "28")
+        self.assertEqual(status, 0, output)
+        self.assertIn("SIGTERM ends it, with status 0", output)
+
+    def test_ignores_sigterm(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+        self.assert_caught(self.check(text, "28"), "it ignores SIGTERM")
+
+    def test_keeps_memory_of_each_client(self):
+        text = script(ONE_AT_A_TIME, on_start="kept = []",
+                      reply="client.sendall(data); kept.append(bytearray(20_000))")
+        self.assert_caught(self.check(text, "19"), "more memory after each 5,000 clients")
+
+    def test_a_runtime_may_open_descriptors_late_and_inheritable_files(self):
+        first = "os.set_inheritable(os.open('/dev/null', os.O_RDONLY), True)"
+        text = script(ONE_AT_A_TIME, on_start="kept = []", reply="client.sendall(data); "
+                      f"kept or kept.extend([socket.socket(), {first}])")
+        status, output = self.check(text, "9,11,13,14,19")
+        self.assertEqual(status, 0, output)
+
+    def test_a_runtime_may_use_the_signal_of_the_storm(self):
+        text = script(ONE_AT_A_TIME,
+                      on_start="signal.signal(signal.SIGUSR1, lambda *_: None)")
+        status, output = self.check(text, "10")
+        self.assertEqual(status, 0, output)
+        self.assertIn("a use of its own for SIGUSR1", output)
+
+    def test_a_timer_thread_beside_one_client_at_a_time(self):
+        timer = "__import__('threading').Thread(target=lambda: [time.sleep(0.05) for _ in " \
+            "iter(int, 1)], daemon=True).start()"
+        status, output = self.check(script(ONE_AT_A_TIME, on_start=timer), "1,12")
+        self.assertEqual(status, 0, output)
+        self.assertIn("When the first has left, the second is served", output)
+
+
+if __name__ == "__main__":
+    unittest.main()
