@@ -25,12 +25,12 @@ from tests.mutants.workshop import SERVER_FLAGS, compiler
 # In which order they are given back: each row must fail before its step and pass behind it. Two
 # mutants that the same row notices cannot both be steps.
 STEPS = {
-    1: ["one-send", "sigpipe", "reuseaddr", "eintr", "accept-rests"],
-    2: ["no-copy", "fd-setsize", "wait-rests"],
-    3: ["erase", "revents", "wait-rests"],
-    4: ["eof", "eintr", "wait-rests"],
-    5: ["blocking", "one-accept", "one-recv", "unknown-error"],
-    6: ["eof-drops", "no-mark", "no-mod", "bad-alloc"],
+    1: ["one-send", "reuseaddr", "accept-rests", "log-signals"],
+    2: ["no-copy", "fd-setsize"],
+    3: ["erase", "wait-rests"],
+    4: ["eof", "eintr"],
+    5: ["one-accept", "one-recv", "blocking"],
+    6: ["no-mod", "eof-drops", "no-mark", "bad-alloc"],
 }
 
 
@@ -77,9 +77,8 @@ class Ladder:
             texts = [state.get(name) or (mutants.ROOT / name).read_text("utf-8")
                      for state in self.states[at:at + 2]]
             lines += [f"    {name}", ""]
-            lines += [f"    {line}".rstrip() for line in difflib.unified_diff(
-                *(text.splitlines() for text in texts), n=3, lineterm="")
-                if not line.startswith(("---", "+++", "@@"))]
+            lines += [f"    {line}".rstrip() for line in
+                      list(difflib.unified_diff(*map(str.splitlines, texts), lineterm=""))[3:]]
         return "\n".join(lines)
 
 
@@ -103,7 +102,8 @@ def climb(number, build, ask):
             ask("\nWhich lines are missing? Return shows them. ")
             print("\n" + ladder.change(at) + "\n")
             after = notice.differences(row, number, servers[at + 1], build)
-            print(fill(f"Row {row} now: " + (after[0] if after else "as its chapter says."), "    "))
+            seen = after[0] if after else "as its chapter says."
+            print(fill(f"Row {row} now: {seen}", "    "))
             failed += not before or bool(after)
     print(f"\n{ladder.folder} is whole: {len(ladder.steps) - failed} passed, {failed} failed")
     return failed
