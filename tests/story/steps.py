@@ -137,12 +137,11 @@ class Actor:
 class Recorder:
     """One stage, from its first client to its end."""
 
-    def __init__(self, number, build):
-        self.number = number
-        self.stage = harness.Stage(number, build=build)
+    def __init__(self, stage):
+        self.stage = stage
         # No tick while we look, and no deadline either: here a second is a long time.
-        quiet = ["--tick-ms", "3600000", "--drain-ms", "60000"] if number == 7 else []
-        self.server = self.stage.start(*quiet)
+        quiet = ["--tick-ms", "3600000", "--drain-ms", "60000"] if stage.number == 7 else []
+        self.server = stage.start(*quiet)
         self.server.come_to_rest()
         self.listener = self._listener()
         self.named = self._named()
@@ -234,14 +233,13 @@ class Recorder:
                 act()
                 self.frame(act=True)
                 self.settle()
-            return {"stage": self.number, "name": self.stage.name, "listener": self.listener,
+            return {"stage": self.stage.number, "name": self.stage.name, "listener": self.listener,
                     "named": self.named,
                     "calls": sum("call" in frame for frame in self.frames),
                     "frames": changes(fold(self.frames))}
         finally:
             with contextlib.suppress(OSError):
                 self.trace.detach()
-            self.stage.stop()
 
     def settle(self):
         """Let the server and its clients go on until all of them sleep and nothing is under way."""
@@ -408,8 +406,12 @@ def whole(frames):
 
 
 def record(number, build):
-    """Record a stage."""
-    return Recorder(number, build).run()
+    """Record a stage. Raises PermissionError where ptrace is not allowed."""
+    stage = harness.Stage(number, build=build)
+    try:
+        return Recorder(stage).run()
+    finally:
+        stage.stop()
 
 
 # What a recording must be like
