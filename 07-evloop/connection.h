@@ -1,13 +1,14 @@
-// connection.h: how a Conn is done. For evloop.cpp alone: handlers see no more than evloop.h says.
+// connection.h: how a Conn is done. For evloop.cpp alone; a handler sees what evloop.h says.
 //
-// A connection is always in one phase, and goes from one to the next only in the ways of `edges`:
+// A connection is always in one phase, and goes to the next along one of these edges:
 //
-//     connecting ──▶ open ──▶ closing ──▶ lingering        each of these may also fail:
-//          │                   ▲   │          │            it is over then, with an error
-//          └───────────────────┘   └──────────┴──▶ over ──▶ gone
+//     connecting ──▶ open ──▶ closing ──▶ lingering
+//       │  │          │        ▲   │          │
+//       │  └──────────│────────┘   │          │
+//       └─────────────┴────────────┴──────────┴──▶ over ──▶ gone
 //
-// No hook is called from here. What a handler asks for is stored, and the connection touched: at
-// the end of the turn the loop has it advance(), and makes the kernel agree with what follows.
+// No hook is called here. What a handler asks for is stored, and the connection touched: at the end
+// of the turn the loop lets it advance(), and tells the kernel what follows.
 
 #pragma once
 
@@ -49,10 +50,10 @@ inline int unread(int fd) {
 enum class Phase : std::uint8_t {
     connecting,  // begun by Loop::connect(), and not up yet
     open,
-    closing,  // takes no input any more, and is over once all output is sent
+    closing,  // takes no input any more; all output is still sent
     lingering,  // our FIN is on its way; we wait for that of the peer
     over,  // the next settle destroys it
-    gone,  // in on_close() or behind it: no hook is called any more
+    gone,  // in its on_close() or behind it
 };
 
 struct Edge {
@@ -61,38 +62,32 @@ struct Edge {
 };
 
 constexpr Edge edges[] = {
-    {Phase::connecting, Phase::open},
-    {Phase::connecting, Phase::closing},  // close() was called before it was up
-    {Phase::connecting, Phase::over},
-    {Phase::open, Phase::closing},  // close(), or the end of the input
-    {Phase::open, Phase::over},
-    {Phase::closing, Phase::lingering},  // all is sent; the peer may still be sending
-    {Phase::closing, Phase::over},
-    {Phase::lingering, Phase::over},
-    {Phase::over, Phase::gone},
+    {Phase::connecting, Phase::open},  // it is up
+    {Phase::connecting, Phase::closing},  // the same, behind a close()
+    {Phase::connecting, Phase::over},  // like the others to `over`: an error, abort(), a deadline
+    {Phase::open, Phase::closing},  // close(), or no more input
+    {Phase::open, Phase::over},          {Phase::closing, Phase::lingering},  // all is sent
+    {Phase::closing, Phase::over},  // or: all is sent, and the peer has finished too
+    {Phase::lingering, Phase::over},  // or: the peer has finished
+    {Phase::over, Phase::gone},  // on_close(); or on_accept() did not want it
 };
 
 inline void (*on_edge)(Edge) = nullptr;  // for the test that walks the diagram
-
-constexpr std::size_t read_size = 64 << 10;  // bytes per recv(): less costs throughput
-constexpr std::size_t direct_write = 16 << 10;  // bytes: a copy would cost more than a send()
-constexpr std::size_t chunk_size = 128 << 10;  // bytes of a buffer to receive into
-constexpr std::size_t small_input = 16 << 10;  // bytes left over that do not justify a chunk
 
 class Connection;
 
 // What the connections of a loop have in common.
 struct Shared {
-    Shared(Loop& l, const Limits& these) : loop(l), limits(these) {}
+    Shared(Loop& its_loop, const Limits& its_limits) : loop(its_loop), limits(its_limits) {}
 
     Loop& loop;
     const Limits limits;
-    Connection* touched = nullptr;  // a list of those which the next settle looks at
+    Connection* touched = nullptr;  // a list of those that the next settle looks at
     Buffer spare_input, spare_output;  // empty, and still in the cache
-    std::size_t held = 0;  // bytes of the buffers of all connections
+    std::size_t held = 0;  // bytes of memory in the buffers of all connections
     Time now = clock_now();  // read once for a turn and not for each message
     bool draining = false;  // stop() has closed the listeners
-    std::thread::id owner{};  // the thread of the turn that is under way
+    std::thread::id owner{};  // the thread that is in turn()
 };
 
 class Connection final : public Conn {
@@ -125,7 +120,8 @@ public:
         Counted counted(*this);
         // Small writes are put together: one send() for all answers of a hook. Of a large one, what
         // the kernel takes at once need not be copied.
-        if (bytes.size() >= direct_write && out_.empty() && can_send())
+        constexpr std::size_t large = 16 << 10;  // bytes: a copy would cost more than a send()
+        if (bytes.size() >= large && out_.empty() && can_send())
             bytes.remove_prefix(send_some(bytes));
         if (bytes.empty() || error_ != 0) return;
         if (out_.empty()) out_.swap(shared_.spare_output);
@@ -140,7 +136,7 @@ public:
 
     void hold() override {
         touch();
-        if (phase_ <= Phase::open) held_ = true;
+        if (phase_ <= Phase::open && !closed_) held_ = true;
     }
 
     void release() override {
@@ -173,22 +169,43 @@ public:
 
     // ---- What the kernel reports ---------------------------------------------------------------
 
-    // connect() has come to something. Data that the end came behind is still read.
+    // connect() has come to something: it is up, unless there is an error. (With data before it, it
+    // was up.)
     void finish_connect() {
         int error = pending_error();
         if (error != 0 && unread(fd()) <= 0) return fail(error);
-        // A free port of this machine may be the one that we connect from: the two SYNs cross, and
-        // we would talk to ourselves.
+        // The port that we connect from may be the free one that we connect to: then two SYNs
+        // cross, and we would talk to ourselves.
         if (is_own_peer()) return fail(ECONNREFUSED);
         enter(closed_ ? Phase::closing : Phase::open);
         if (error != 0) lost(error);
     }
 
-    // on_accept() does not want it.
-    void reject() {
-        fail(0);
-        enter(Phase::gone);
+    // One recv(). True if there is something to offer.
+    bool receive() {
+        Counted counted(*this);
+        if (in_.capacity() < chunk_size) take_chunk();
+        constexpr std::size_t most = 64 << 10;  // bytes: less costs throughput
+        bool taken = phase_ == Phase::open;
+        std::size_t room = taken ? std::min({most, max_input() - in_.size(), quota_}) : most;
+        ssize_t n = recv(fd(), in_.reserve(room), room, 0);
+        if (n > 0 && taken) {
+            in_.commit(n);
+            if (quota_ != no_quota) quota_ -= n;
+            more_ = true;
+        }
+        // Of a message that is not whole only this much is progress: its sender is not idle. What
+        // is thrown away is too, as long as Limits::linger.
+        if (n == ssize_t(most) || (n > 0 && !taken)) progress();
+        if (n == 0) eof_ = true;
+        if (n == -1 && errno != EAGAIN && errno != EINTR) {
+            eof_ = true;
+            lost(errno);
+        }
+        return n > 0 && taken;
     }
+
+    void unblock() { blocked_ = false; }
 
     // The client of a held connection has left: nobody waits for the answer that is being made.
     void hang_up() {
@@ -196,32 +213,7 @@ public:
         fail(error != 0 ? error : ECONNRESET);
     }
 
-    void unblock() { blocked_ = false; }
-
-    // One recv(). True if there is something to offer.
-    bool receive() {
-        Counted counted(*this);
-        if (in_.capacity() < chunk_size) take_chunk();
-        std::size_t room = read_size;
-        if (phase_ == Phase::open)
-            room = std::min({room, shared_.limits.max_input - in_.size(), quota_});
-        ssize_t n = recv(fd(), in_.reserve(room), room, 0);
-        if (n > 0 && phase_ == Phase::open) {
-            in_.commit(n);
-            if (quota_ != no_quota) quota_ -= n;
-            if (n == read_size) progress();  // there is more, so it was not silent
-            return more_ = true;
-        }
-        if (n > 0) progress();  // it is thrown away, but the peer is busy
-        if (n == 0) eof_ = true;
-        if (n == -1 && errno != EAGAIN && errno != EINTR) {
-            eof_ = true;
-            lost(errno);
-        }
-        return false;
-    }
-
-    // ---- The end of a hook, of a turn, of a time -----------------------------------------------
+    // ---- What the loop decides -----------------------------------------------------------------
 
     // Send what waits. An idle connection holds no buffers, and one that waits for the rest of a
     // message no chunk.
@@ -230,17 +222,20 @@ public:
         if (!out_.empty() && can_send()) out_.consume(send_some(out_.view()));
         if (out_.empty()) put_back(out_, shared_.spare_output);
         if (in_.empty()) put_back(in_, shared_.spare_input);
-        if (in_.capacity() >= chunk_size && in_.size() <= small_input) shrink();
+        if (in_.size() <= chunk_size / 8 && in_.capacity() >= chunk_size) shrink();
     }
 
-    // From high_water on no input is taken.
     void throttle() {
         if (out_.size() >= shared_.limits.high_water) paused_ = true;
     }
 
-    // What follows from all that has happened in this turn.
+    // At the end of a turn: what follows from all that has happened in it?
     void advance() {
-        if (phase_ == Phase::connecting || phase_ >= Phase::over) return;
+        if (phase_ >= Phase::open && phase_ < Phase::over) go_on();
+        if (last_progress_ == this_turn) last_progress_ = shared_.now;
+    }
+
+    void go_on() {
         flush();
         throttle();
         const Limits& limits = shared_.limits;
@@ -249,15 +244,14 @@ public:
             more_ = !in_.empty();
         }
         if (takes_input() && !more_ && input_is_over()) enter(Phase::closing);
-        if (phase_ > Phase::open && phase_ < Phase::over && out_.empty()) finish();
-        if (last_progress_ == this_turn) last_progress_ = shared_.now;
+        if (phase_ != Phase::open && out_.empty()) finish();
     }
 
-    // When stop() was called: what the kernel holds by then is still taken, and one message more.
+    // stop(): what has come by now is still taken, and the rest of a message.
     void begin_drain() {
-        if (phase_ == Phase::connecting) return fail(ECANCELED);
-        quota_ = std::min(quota_, std::max(0, unread(fd())) + shared_.limits.max_input);
         touch();
+        if (phase_ == Phase::connecting) return fail(ECANCELED);
+        quota_ = std::min(quota_, std::max(0, unread(fd())) + max_input());
     }
 
     void fail(int error) {
@@ -266,24 +260,40 @@ public:
         enter(Phase::over);
     }
 
+    void time_out() { fail(phase_ == Phase::lingering ? 0 : ETIMEDOUT); }
+
+    // on_accept() does not want it: on_close() is not for it.
+    void reject() {
+        fail(0);
+        enter(Phase::gone);
+    }
+
     void enter(Phase next) {
-        assert(std::find(std::begin(edges), std::end(edges), Edge{phase_, next}) != std::end(edges));
+        assert(std::ranges::find(edges, Edge{phase_, next}) != std::end(edges));
         if (on_edge != nullptr) on_edge({phase_, next});
         phase_ = next;
         progress();
         touch();
     }
 
-    // The next settle will look at it. Whoever changes something comes by here.
+    // A reset, if the peer could take what it has got for the whole.
+    void cut_off() const {
+        if (out_.empty() && (error_ == 0 || error_ == ETIMEDOUT)) return;
+        linger reset{.l_onoff = 1, .l_linger = 0};
+        setsockopt(fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    }
+
+    // The next settle looks at it. Whoever changes something comes by here.
     void touch() {
-        assert((shared_.owner == std::thread::id{} ||
-                shared_.owner == std::this_thread::get_id()) &&
-               "only stop() and post() may be called from another thread");
+        assert(
+            (shared_.owner == std::thread::id{} || shared_.owner == std::this_thread::get_id()) &&
+            "a connection belongs to the thread of its loop: see Loop::post()");
         if (std::exchange(touched_, true)) return;
         next_touched = shared_.touched;
         shared_.touched = this;
     }
     void untouch() { touched_ = false; }
+    void begin_offer() { more_ = false; }  // unless the handler takes something
 
     // ---- What follows from its state -----------------------------------------------------------
 
@@ -291,71 +301,63 @@ public:
     bool is_held() const { return held_ && phase_ == Phase::open; }
     bool takes_input() const { return phase_ == Phase::open && !held_ && !paused_; }
     bool offers_again() const { return more_ && takes_input(); }
-    void begin_offer() { more_ = false; }  // unless the handler takes something
-    bool is_too_long() const { return takes_input() && in_.size() >= shared_.limits.max_input; }
+    bool is_too_long() const { return takes_input() && in_.size() >= max_input(); }
     std::size_t held_bytes() const { return in_.capacity() + out_.capacity(); }
 
-    // What we wait for in epoll. With nothing at all it stays in the list: EPOLLERR and EPOLLHUP
-    // are always reported, and tell of a reset.
+    // What we wait for in epoll. EPOLLERR and EPOLLHUP come anyway, and tell of a reset.
     std::uint32_t interest() const {
         if (phase_ == Phase::connecting) return EPOLLOUT;
-        bool reads = phase_ == Phase::open ? takes_input() && quota_ != 0 : true;
-        return (reads && !eof_ ? EPOLLIN : 0u) | (out_.empty() ? 0u : EPOLLOUT);
+        bool receives = !eof_ && (phase_ == Phase::open ? takes_input() && quota_ != 0 : true);
+        return (receives ? EPOLLIN : 0u) | (out_.empty() ? 0u : EPOLLOUT);
     }
+
     // With input left over, that comes first; epoll reports the rest again.
     bool wants_to_receive() const { return interest() & EPOLLIN && !more_; }
 
     bool overdue(Time now) const {
-        if (now >= deadline_) return true;
         const Limits& limits = shared_.limits;
         Time limit = phase_ == Phase::connecting ? limits.connect
                      : phase_ == Phase::open     ? limits.idle
                                                  : limits.drain;
-        return limit != Time{0} && !is_held() && now - last_progress_ >= limit;
+        bool waits = limit != Time{0} && !is_held();
+        return now >= deadline_ || (waits && now - last_progress_ >= limit);
     }
 
-    // Before it is closed for good: would the peer take what it has got for the whole of it?
-    void cut_off() {
-        if (out_.empty() && (error_ == 0 || error_ == ETIMEDOUT)) return;
-        linger reset{.l_onoff = 1, .l_linger = 0};
-        setsockopt(fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    }
-
-    static constexpr std::uint32_t not_in_list = UINT32_MAX;
+    static constexpr std::uint32_t nothing = UINT32_MAX;
     Connection* next_touched = nullptr;
-    std::uint32_t told = not_in_list;  // what we wait for, as epoll knows it
+    std::uint32_t told = nothing;  // what epoll was last told that we wait for
     std::uint32_t serial = 0;  // that of its slot
 
 private:
     static constexpr std::size_t no_quota = SIZE_MAX;
+    static constexpr std::size_t chunk_size = 128 << 10;  // bytes of a buffer to receive into
     static constexpr Time this_turn = Time::max();
 
-    // Keeps count of the memory that all connections hold.
+    // Whoever changes buffers makes one of these.
     struct Counted {
-        explicit Counted(Connection& conn) : conn(conn) { conn.shared_.held -= conn.held_bytes(); }
+        explicit Counted(Connection& c) : conn(c) { conn.shared_.held -= conn.held_bytes(); }
         ~Counted() { conn.shared_.held += conn.held_bytes(); }
         Connection& conn;
     };
 
+    std::size_t max_input() const { return shared_.limits.max_input; }
+    bool can_send() const { return !blocked_ && phase_ >= Phase::open && phase_ < Phase::over; }
+
     // Deadlines count from the end of the turn: a callback may have taken long.
     void progress() { last_progress_ = this_turn; }
-
-    bool can_send() const {
-        return !blocked_ && phase_ != Phase::connecting && phase_ < Phase::over;
-    }
 
     // How many of `bytes` the kernel has taken. For the rest, if any, EPOLLOUT will follow.
     std::size_t send_some(std::string_view bytes) {
         // MSG_NOSIGNAL: an error to look at, not a signal that ends the process.
         ssize_t n = send(fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
         if (n == -1 && errno != EAGAIN && errno != EINTR) lost(errno);
-        std::size_t taken = n == -1 ? 0 : n;
-        if (taken > 0) progress();
+        std::size_t taken = std::max<ssize_t>(n, 0);
+        if (taken != 0) progress();
         blocked_ = taken < bytes.size();
         return taken;
     }
 
-    // Nothing more can be sent. What the peer has sent before can still be read, and no more.
+    // Nothing more can be sent. What the peer has sent before can still be read.
     void lost(int error) {
         if (error_ == 0) error_ = error;
         out_.clear();
@@ -370,8 +372,10 @@ private:
     }
 
     bool is_own_peer() const {
-        Address here = local_address(fd()), there;
-        return getpeername(fd(), there.data(), &there.length) == 0 && here.length == there.length &&
+        Address here, there;
+        return getsockname(fd(), here.data(), &here.length) == 0 &&
+               getpeername(fd(), there.data(), &there.length) == 0 && here.family() != AF_UNIX &&
+               here.length == there.length &&
                std::memcmp(&here.bytes, &there.bytes, here.length) == 0;
     }
 
@@ -380,11 +384,11 @@ private:
         return shared_.draining && !awaits_message() && unread(fd()) <= 0;
     }
 
-    // stop() does not cut off a message that has begun, and a client that has just come.
+    // stop() cuts off neither a message that has begun nor a client that has just come.
     bool awaits_message() const {
-        bool begun = fresh_ || !in_.empty();
-        Time silent = last_progress_ == this_turn ? Time{0} : shared_.now - last_progress_;
-        return begun && silent < shared_.limits.grace;
+        bool silent =
+            last_progress_ != this_turn && shared_.now - last_progress_ >= shared_.limits.grace;
+        return (fresh_ || !in_.empty()) && !silent;
     }
 
     // All is sent. close() with input unread, or before all has arrived, makes the kernel send a
@@ -392,9 +396,11 @@ private:
     // throw away what comes, and wait for the peer's FIN.
     void finish() {
         if (eof_ || error_ != 0 || (shared_.draining && has_arrived())) return enter(Phase::over);
+        const Limits& limits = shared_.limits;
+        Time most = shared_.draining ? std::min(limits.grace, limits.linger) : limits.linger;
+        deadline_ = std::min(deadline_, shared_.now + most);
         if (phase_ == Phase::lingering) return;
         enter(Phase::lingering);
-        deadline_ = std::min(deadline_, shared_.now + shared_.limits.linger);
         shutdown(fd(), SHUT_WR);
     }
 
@@ -405,8 +411,7 @@ private:
                unacknowledged == 0;
     }
 
-    // A large buffer to receive into: there is none yet, or a small one with the beginning of a
-    // message.
+    // For the first bytes, or for more behind those that are in a small buffer.
     void take_chunk() {
         Buffer chunk = std::move(shared_.spare_input);
         chunk.reserve(chunk_size);
@@ -414,14 +419,13 @@ private:
         in_.swap(chunk);
     }
 
-    // Without memory for a small buffer, the large one will do.
     void shrink() {
         try {
             Buffer small;
             small.append(in_.view());
             in_.swap(small);
             put_back(small, shared_.spare_input);
-        } catch (const std::bad_alloc&) {}
+        } catch (const std::bad_alloc&) {}  // then it stays in the large one
     }
 
     static void put_back(Buffer& buffer, Buffer& spare) {
@@ -434,7 +438,7 @@ private:
     Shared& shared_;
     Buffer in_;  // received, not consumed
     Buffer out_;  // written, not sent
-    std::size_t quota_ = no_quota;  // bytes that are still received, once there is an end in sight
+    std::size_t quota_ = no_quota;  // bytes still to be received, when an end is in sight
     Time last_progress_ = this_turn;  // a message taken, bytes sent
     Time deadline_ = Time::max();
     Address peer_;
