@@ -305,7 +305,7 @@ public:
     std::size_t held_bytes() const { return in_.capacity() + out_.capacity(); }
 
     // What we wait for in epoll. EPOLLERR and EPOLLHUP come anyway, and tell of a reset.
-    std::uint32_t interest() const {
+    std::uint8_t interest() const {
         if (phase_ == Phase::connecting) return EPOLLOUT;
         bool receives = !eof_ && (phase_ == Phase::open ? takes_input() && quota_ != 0 : true);
         return (receives ? EPOLLIN : 0u) | (out_.empty() ? 0u : EPOLLOUT);
@@ -322,11 +322,6 @@ public:
         bool waits = limit != Time{0} && !is_held();
         return now >= deadline_ || (waits && now - last_progress_ >= limit);
     }
-
-    static constexpr std::uint32_t nothing = UINT32_MAX;
-    Connection* next_touched = nullptr;
-    std::uint32_t told = nothing;  // what epoll was last told that we wait for
-    std::uint32_t serial = 0;  // that of its slot
 
 private:
     static constexpr std::size_t no_quota = SIZE_MAX;
@@ -453,4 +448,10 @@ private:
     bool blocked_ = false;  // the kernel takes no more until EPOLLOUT
     bool eof_ = false;  // the peer sends no more
     bool touched_ = false;  // is in the list
+
+public:  // for the loop, which keeps them
+    static constexpr std::uint8_t nothing = 0xff;
+    std::uint8_t told = nothing;  // the interest(), as epoll was last told
+    std::uint32_t serial = 0;  // that of its slot
+    Connection* next_touched = nullptr;
 };

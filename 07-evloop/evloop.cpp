@@ -412,7 +412,7 @@ public:
     }
 
     bool watch(Connection& conn) {
-        std::uint32_t events = conn.interest();
+        std::uint8_t events = conn.interest();
         if (events == conn.told) return true;
         int operation = conn.told == Connection::nothing ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
         if (!tell(operation, conn.fd(), events)) return false;

@@ -707,7 +707,7 @@ TEST_F(ConnTest, ADribbledMessageDoesNotHoldOffTheIdleDeadline) {
         pass(1000ms);
         return hooks.closed == 1;
     }));
-    EXPECT_LE(dribbled, 13);
+    EXPECT_LE(dribbled, 14);
     EXPECT_EQ(hooks.errors, std::vector{ETIMEDOUT});
 }
 
