@@ -75,8 +75,8 @@ public:
     void on_fd(int fd, std::uint32_t) override {
         if (fd == signals_) return on_signal();
         for (Job& job : worker_.finished()) {
-            Conn* conn = loop_.conn(job.fd);
-            if (conn == nullptr || conn->id() != job.id) continue;  // it has not waited
+            Conn* conn = loop_.conn(job.id);
+            if (conn == nullptr) continue;  // it has not waited
             conn->write(job.answer);
             conn->release();
         }
@@ -105,7 +105,7 @@ private:
         int ms = job_length(frame.payload);
         if (ms == 0) return conn.write(frame.bytes);
         ++jobs_;
-        worker_.submit({conn.fd(), conn.id(), ms, std::string(frame.bytes)});
+        worker_.submit({conn.id(), ms, std::string(frame.bytes)});
         conn.hold();  // what comes behind it is answered after it
     }
 

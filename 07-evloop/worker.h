@@ -16,8 +16,7 @@
 #include <vector>
 
 struct Job {
-    int fd;  // of the connection that waits for it,
-    std::uint64_t id;  // if it is still this one
+    std::uint64_t id;  // of the connection that waits for it
     int ms;  // how long it takes
     std::string answer;
 };
