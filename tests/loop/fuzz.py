@@ -80,14 +80,14 @@ PLANTED = [
      "conn.consume(done);", ""),
     ("server", "only the header of a frame is consumed", "07-evloop/server.cpp",
      "conn.consume(done);", "conn.consume(std::min(done, frame_header_size));"),
-    ("server", "what was sent stays in the queue", "07-evloop/evloop.cpp",
-     "if (!broken_) out_.consume(sent);", "if (!broken_ && sent > 0) out_.consume(sent - 1);"),
+    ("server", "what was sent stays in the queue", "07-evloop/connection.h",
+     "out_.consume(send_some(out_.view()))", "out_.consume(send_some(out_.view()) / 2)"),
     ("server", "a refused client is not closed", "07-evloop/server.cpp",
      '"frame too long");\n        conn.close();', '"frame too long");'),
-    ("server", "memory for a message that was only begun", "07-evloop/evloop.cpp",
-     "chunk.reserve(chunk_size);", "chunk.reserve(loop_.limits_.max_input);"),
-    ("server", "the end of the input closes before the output is sent", "07-evloop/evloop.cpp",
-     "if (closing_ && out_.empty()) {", "if (closing_) {"),
+    ("server", "memory for a message that was only begun", "07-evloop/connection.h",
+     "chunk.reserve(chunk_size);", "chunk.reserve(shared_.limits.max_input);"),
+    ("server", "the end of the input closes before the output is sent", "07-evloop/connection.h",
+     "phase_ != Phase::open && out_.empty()) finish();", "phase_ != Phase::open) finish();"),
 ]
 
 
