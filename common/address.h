@@ -35,8 +35,10 @@ inline std::optional<Address> parse_address(const std::string& host, std::uint16
     return address;
 }
 
-// "127.0.0.1:9000" or "[::1]:9000".
+// "127.0.0.1:9000" or "[::1]:9000". "?" for any other family, such as AF_UNIX: its addresses are
+// longer than an Address, and `length` says how long they were (getpeername(2)).
 inline std::string to_string(const Address& address) {
+    if (address.family() != AF_INET && address.family() != AF_INET6) return "?";
     char host[NI_MAXHOST];
     char port[NI_MAXSERV];
     if (getnameinfo(address.data(), address.length, host, sizeof host, port, sizeof port,
