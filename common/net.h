@@ -68,16 +68,6 @@ inline void warn_and_rest(const char* what) {
     sleep(1);
 }
 
-// May accept() be tried again at once? Yes after a signal, and when the error is that of a single
-// connection, which is gone by then (accept(2), "Error handling"). Any other error would only be
-// reported again: no descriptor is free, or this socket does not listen any more.
-inline bool may_accept_again(int error) {
-    for (int passing : {EINTR, ECONNABORTED, ENETDOWN, EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET,
-                        EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH})
-        if (error == passing) return true;
-    return false;
-}
-
 // Did accept() fail because this process or the system is out of something? Every other error is
 // that of one connection, which is gone: the next one may be fine (accept(2), "Error handling").
 inline bool out_of_resources(int error) {
