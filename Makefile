@@ -85,9 +85,18 @@ run-%:  ## run-N: the server of stage N in the foreground, on 9000+N or PORT=
 	@$(MAKE) --no-print-directory -s $(B)/$(call stage,$*)
 	@exec $(B)/$(call stage,$*) --port $(or $(PORT),900$*) $(ARGS)
 
+# The words at the head of the stage, and then the code below them. Its name and port are left out, so
+# that the diff begins with the idea.
+words = sed -n '/^\/\/ Build/q; s,^// \{0\,1\},,p'
+below = sed -n '/^\#include/,$$ { /^constexpr Stage/,/^$$/d; p }'
+
 diff-%:  ## diff-N: what stage N changes in the one before; FULL=1: the whole file
-	@diff -U $(if $(FULL),10000,3) --color=auto --label $(call previous,$*) --label $(call stage,$*) \
-	  $(call previous,$*)/server.cpp $(call stage,$*)/server.cpp; test $$? -le 1
+	@mkdir -p $(B)/diff
+	@$(foreach s,$(call previous,$*) $(call stage,$*),$(below) $s/server.cpp > $(B)/diff/$s.cpp;)
+	@$(words) $(call stage,$*)/server.cpp
+	@diff -U $(if $(FULL),10000,3) -F '^[A-Za-z].*[{(]' --color=auto \
+	  --label $(call previous,$*) --label $(call stage,$*) \
+	  $(B)/diff/$(call previous,$*).cpp $(B)/diff/$(call stage,$*).cpp; test $$? -le 1
 
 check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own server
 	@$(if $(call asked,SERVER),$(if $(SERVER),,$(error SERVER= is empty)))
