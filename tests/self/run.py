@@ -194,11 +194,15 @@ def run(chosen, build, jobs):
 
 
 @contextlib.contextmanager
-def busy(count):
-    """So many processes that are never without work."""
-    starter = os.getpid()
-    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"],
-                                preexec_fn=lambda: harness.die_with_parent(starter))
+def busy(count, core=None):
+    """So many processes that are never without work, on all cores or on one."""
+    starter, cores = os.getpid(), os.sched_getaffinity(0) if core is None else {core}
+
+    def prepare():
+        harness.die_with_parent(starter)
+        os.sched_setaffinity(0, cores)
+
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=prepare)
                for _ in range(count)]
     try:
         yield
