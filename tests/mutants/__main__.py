@@ -71,7 +71,7 @@ def main():
     probes.load()
     (todo, show), passed, failed = chosen(options.what), 0, 0
     with Workshop() as workshop, runner.progress(len(todo)) as step, \
-            concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+            concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         notices = [Notice(mutant, workshop, options) for mutant in todo]
         for notice in notices:
             notice.begin(pool)
