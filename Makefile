@@ -27,7 +27,7 @@ asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
 .PHONY: all help test lint format prose matrix compare peers http threads story measured \
-  fuzz soak repeat patches valgrind site style clean
+  fuzz soak patches valgrind site style clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -55,6 +55,9 @@ $(B)/load: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/bench/load/*.cpp)) $(l
 $(B)/unit: LDLIBS += -lgtest -lgtest_main @tests/loop/unit/link.opts
 $(B)/unit: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/loop/unit/*.cpp)) $(loop)
 	$(link)
+
+# Tests are built in half the time without optimisation. What they test is optimised.
+$(B)/obj/tests/loop/unit/%.o: CXXFLAGS += -O0
 
 # The loop on a kernel in miniature: the linker puts it in the place of the real calls.
 $(B)/sim: LDLIBS += @tests/loop/sim/link.opts
@@ -157,14 +160,11 @@ fuzz:  ## coverage-guided fuzzing of both codecs and stage 7; MINUTES=10
 soak: all  ## random clients from a seed against every stage; MINUTES=2
 	@$(PYTHON) -m tests.loop.soak --build $(B) --minutes $(or $(MINUTES),2)
 
-repeat: all $(B)/unit $(B)/sim $(B)/shim.so  ## the suite TIMES=50 times, with all cores busy
-	@$(PYTHON) -m tests.self.repeat --build $(B) --times $(or $(TIMES),50)
-
 patches:  ## each promise of the library taken away; which test notices
 	@$(PYTHON) -m tests.mutants library
 
-test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
-	@$(PYTHON) -m tests.self.run --build $(B)
+test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests; BUSY=20: beside as many busy processes
+	@$(PYTHON) -m tests.self.run --build $(B) $(if $(BUSY),--busy $(BUSY))
 
 valgrind: all $(B)/unit $(B)/sim $(B)/shim.so  ## no bad access, nothing lost, no descriptor left open
 	@$(PYTHON) -m tests.loop.valgrind --build $(B)

@@ -12,6 +12,7 @@ which only asks for an echo, must not: a server that does not even start proves 
 
 import argparse
 import concurrent.futures
+import contextlib
 import os
 import textwrap
 
@@ -61,6 +62,19 @@ def chosen(what):
     return (found, in_full) if found else (mutants.of_stage() + mutants.of_library(), in_a_line)
 
 
+@contextlib.contextmanager
+def workers():
+    """As many threads as there are cores. Ctrl-C ends what they run, and nothing more begins."""
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        harness.end_descendants()
+        raise
+    pool.shutdown()
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("what", nargs="*", help="stages, library, or names of its mutants")
@@ -71,7 +85,7 @@ def main():
     probes.load()
     (todo, show), passed, failed = chosen(options.what), 0, 0
     with Workshop() as workshop, runner.progress(len(todo)) as step, \
-            concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+            workers() as pool:
         notices = [Notice(mutant, workshop, options) for mutant in todo]
         for notice in notices:
             notice.begin(pool)

@@ -25,7 +25,8 @@ class Workshop:
     """A folder for trees, objects and programs, within a `with` block. Any thread may build."""
 
     def __init__(self):
-        self.folder = tempfile.TemporaryDirectory(prefix="mutants-")
+        self.folder = tempfile.TemporaryDirectory(prefix="mutants-",
+                                                  ignore_cleanup_errors=True)
         self.place = pathlib.Path(self.folder.name)
         self.locks, self.locks_lock = {}, threading.Lock()
 

@@ -87,10 +87,21 @@ def top_level():
     return f"not in the design: {', '.join(extra)}" if extra else ""
 
 
+def rooms():
+    """tests/README.md has a paragraph for each folder, and no folder has no name there."""
+    page = (ROOT / "tests" / "README.md").read_text("utf-8")
+    named = {*re.findall(r"^\*\*(\w+)/\*\* ", page, re.M)}
+    listed = {*re.findall(r"^\| \[(\w+)/\]\(\1\) \|", page, re.M)}
+    there = {p.name for p in (ROOT / "tests").iterdir() if p.is_dir() and p.name[0] != "_"}
+    loose = {p.name for p in (ROOT / "tests").iterdir() if p.is_file()}
+    wrong = named ^ there | listed ^ there | loose - {"README.md", "__init__.py"}
+    return f"tests/README.md and tests/ differ: {', '.join(sorted(wrong))}" if wrong else ""
+
+
 def main():
     passed = failed = 0
-    for check in (formatting, static_analysis, clang_builds, prose, figures, matrix, measured, python,
-                  top_level):
+    for check in (formatting, static_analysis, clang_builds, prose, figures, matrix, measured,
+                  python, top_level, rooms):
         problem = check()
         print(f"{'FAIL' if problem else 'ok  '}  {check.__doc__}", flush=True)
         if problem:

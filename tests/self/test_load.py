@@ -24,6 +24,7 @@ from tests import harness
 from tests.bench import load
 from tests.bench import rounds
 from tests.bench import scenarios
+from tests.self.run import busy
 
 SCRIPT = [sys.executable, "-m", "tests.bench.compare"]
 HEADER = 8  # bytes
@@ -187,6 +188,15 @@ class Generator(unittest.TestCase):
                                     "--patience", "300")
         self.assertEqual(status, 1, result)
         self.assertEqual((result["messages"], result["missing"]), (10, 4), result)
+
+    def test_a_server_that_has_no_core_is_waited_for(self):
+        """It shares one with others that come first: for long nothing comes, and then it does."""
+        core = min(os.sched_getaffinity(0))
+        command = ["nice", "-n", "15", str(load.BUILD / "07-evloop")]
+        with harness.Server(command, cpu=core) as server, busy(4, core):
+            status, (result,) = run(server.port, "--pid", str(server.pid), "--patience", "200",
+                                    "--connections", "5", "--count", "60")
+        self.assertEqual((status, result["messages"], result["missing"]), (0, 60, 0), result)
 
     def test_a_server_that_closes(self):
         """In the middle of the load: the connection is lost, with what was on its way."""
