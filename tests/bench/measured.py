@@ -62,8 +62,8 @@ def keep(name, command):
         print(f"{PAGE.name} has no section {name}", file=sys.stderr)
         return 2
     outside = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}  # as if typed
-    done = subprocess.run(command, cwd=load.ROOT, stdout=subprocess.PIPE, text=True, check=False,
-                          env=outside)
+    done = subprocess.run(command, cwd=load.ROOT, stdout=subprocess.PIPE, encoding="utf-8",
+                          check=False, env=outside)
     print(done.stdout, end="")
     if done.returncode != 0:
         return done.returncode

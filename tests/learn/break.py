@@ -43,7 +43,8 @@ class Twin:
         self.path = path
         self.stage = int(path.parent.parent.name[:2])
         self.folder = path.parent.parent.name
-        head, self.diff = re.split(r"^(?=--- )", path.read_text(), maxsplit=1, flags=re.M)
+        head, self.diff = re.split(r"^(?=--- )", path.read_text(encoding="utf-8"), maxsplit=1,
+                                   flags=re.M)
         self.head = dict(re.findall(r"^(\w+): (.*(?:\n .*)*)", head, re.M))
         self.rows = [int(row) for row in self.head["Row"].split()]
         self.also = [int(row) for row in self.head.get("Also", "").split()]
@@ -64,7 +65,7 @@ class Twin:
 
 def step(command, folder):
     """Run a command; what it said is the exception when it fails."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()[-500:]
         raise RuntimeError(f"{' '.join(command[:2])}: {said}")

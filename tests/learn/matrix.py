@@ -84,13 +84,15 @@ def main():
     print(f"\n{total - failed} passed, {failed} failed")
     if options.write and not wrong:
         path = pathlib.Path(options.write)
-        path.write_text(PLACE.sub(lambda m: m[1] + markdown(cells) + m[2], path.read_text()))
+        text = path.read_text(encoding="utf-8")
+        path.write_text(PLACE.sub(lambda m: m[1] + markdown(cells) + m[2], text),
+                        encoding="utf-8")
     return 1 if wrong else 0
 
 
 def check(path, expected):
     """Does the Markdown file show the table that the probes expect?"""
-    found = PLACE.search(path.read_text())
+    found = PLACE.search(path.read_text(encoding="utf-8"))
     if found and found.group(0) == f"<!-- matrix -->\n{expected}<!-- /matrix -->":
         return 0
     print(f"{path}: the matrix is not current; run: make matrix")

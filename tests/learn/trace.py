@@ -46,7 +46,8 @@ class Traced:
         self.log, self.seen = log, 0
         self.strace = subprocess.Popen(
             ["strace", "-f", "-qq", "-s", "24", "-e", "trace=" + CALLS, "-e", "signal=none",
-             "-o", log, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+             "-o", log, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            encoding="utf-8")
         line = self.strace.stdout.readline()
         self.port = int(line.rsplit(":", 1)[1])
 
@@ -57,7 +58,7 @@ class Traced:
             time.sleep(0.05)
             now = os.path.getsize(self.log)
             size, quiet = now, quiet + 1 if now == size else 0
-        with open(self.log) as log:
+        with open(self.log, encoding="utf-8") as log:
             log.seek(self.seen)
             text = log.read()
         whole = text[:text.rfind("\n") + 1]
@@ -67,7 +68,7 @@ class Traced:
     def end(self):
         """Stop it, and wait for its end."""
         children = f"/proc/{self.strace.pid}/task/{self.strace.pid}/children"
-        for pid in pathlib.Path(children).read_text().split():
+        for pid in pathlib.Path(children).read_text(encoding="utf-8").split():
             os.kill(int(pid), 9)
         self.strace.wait(10)
 

@@ -46,7 +46,7 @@ def compile_file(tree, source, to):
         to.parent.mkdir(parents=True, exist_ok=True)
         partial = to.with_suffix(".partial")
         run = subprocess.run([CXX, *FLAGS, "-c", source, "-o", str(partial)], cwd=tree,
-                             capture_output=True, text=True)
+                             capture_output=True, encoding="utf-8")
         if run.returncode != 0:
             raise RuntimeError("does not compile:\n" + run.stderr[:2000])
         partial.rename(to)
@@ -67,7 +67,7 @@ def test_file(test):
     suite, name = re.sub(r"^.*/(?=.*\.)|/\d+$", "", test).split(".")
     pattern = re.compile(r"TEST(_F|_P)?\(\s*%s,\s*%s\)" % (suite, name))
     for path in sorted(UNIT.glob("*_test.cpp")):
-        if pattern.search(path.read_text()):
+        if pattern.search(path.read_text(encoding="utf-8")):
             return str(path.relative_to(ROOT))
     raise RuntimeError(f"there is no test {test}")
 
@@ -91,7 +91,7 @@ def link(objects, binary, sim):
     options = "tests/loop/sim/link.opts" if sim else "tests/loop/unit/link.opts"
     libraries = [] if sim else ["-lgtest", "-lgtest_main"]
     run = subprocess.run([CXX, *FLAGS, *map(str, objects), "@" + options, *libraries, "-pthread",
-                          "-o", str(binary)], cwd=ROOT, capture_output=True, text=True)
+                          "-o", str(binary)], cwd=ROOT, capture_output=True, encoding="utf-8")
     if run.returncode != 0:
         raise RuntimeError("does not link:\n" + run.stderr[:2000])
     return binary
@@ -101,7 +101,7 @@ def passes(test, binary):
     arguments = ["--runs", "3000"] if test == "sim" else [f"--gtest_filter={test}:{test}/*"]
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TEST_FAILSAFE": "4"}
     try:
-        run = subprocess.run([str(binary), *arguments], capture_output=True, text=True,
+        run = subprocess.run([str(binary), *arguments], capture_output=True, encoding="utf-8",
                              errors="replace", timeout=TIMEOUT, env=environment)
     except subprocess.TimeoutExpired:
         return False
@@ -112,7 +112,7 @@ def passes(test, binary):
 
 def examine(patch):
     """None if the test fails with this patch and passes without, else what is wrong."""
-    test = re.match(r"Test: (\S+)\n", patch.read_text())
+    test = re.match(r"Test: (\S+)\n", patch.read_text(encoding="utf-8"))
     if not test:
         return "?", "its first line is not \"Test: Suite.Name\""
     test = test[1]
@@ -121,10 +121,10 @@ def examine(patch):
         for name in ["07-evloop", "common", "tests"]:
             shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
         run = subprocess.run(["git", "apply", "-p1", str(patch)], cwd=tree, capture_output=True,
-                             text=True)
+                             encoding="utf-8")
         if run.returncode != 0:
             return test, "it no longer applies: " + run.stderr.strip().replace("\n", "; ")
-        changed = re.findall(r"^\+\+\+ b/(\S+)", patch.read_text(), re.M)
+        changed = re.findall(r"^\+\+\+ b/(\S+)", patch.read_text(encoding="utf-8"), re.M)
         binary = build(test, tree, changed)
         if all(passes(test, binary) for _ in range(TRIES)):
             return test, "the test passes although the promise is broken"

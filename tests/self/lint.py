@@ -21,7 +21,7 @@ def tracked(*endings):
 
 def run(*command):
     """Run a command in the root of the repository; its output, or nothing when it succeeded."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     return "" if done.returncode == 0 else (done.stdout + done.stderr).strip() or "failed"
 
 
@@ -70,7 +70,7 @@ def python():
     """The scripts compile, and no line is longer than 100 columns."""
     problems = run(sys.executable, "-m", "compileall", "-q", "tests").splitlines()
     for name in tracked(".py"):
-        for number, line in enumerate((ROOT / name).read_text().splitlines(), 1):
+        for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), 1):
             if len(line) > 100:
                 problems.append(f"{name}:{number}: {len(line)} columns")
     return "\n".join(problems)

@@ -61,7 +61,7 @@ def definition(path, begins):
     With the comment lines above it. It ends at the first line that closes it in column 0, or with
     its first line if that is the whole of it.
     """
-    lines = pathlib.Path(path).read_text().splitlines()
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
     found = [i for i, line in enumerate(lines) if line.strip().startswith(begins)]
     if len(found) != 1:
         raise ValueError(f"{path}: {len(found)} lines begin with {begins!r}, not one")
@@ -89,7 +89,7 @@ def diff(argument):
 
 def output(argument):
     """What a command prints."""
-    done = subprocess.run(argument, shell=True, cwd=ROOT, capture_output=True, text=True,
+    done = subprocess.run(argument, shell=True, cwd=ROOT, capture_output=True, encoding="utf-8",
                           check=True)
     return [line.rstrip() for line in done.stdout.splitlines()]
 
@@ -97,7 +97,7 @@ def output(argument):
 def measured(argument):
     """The table with this title in a section of tests/bench/MEASURED.md."""
     name, title = argument.split(": ", 1)
-    page = (ROOT / "tests" / "bench" / "MEASURED.md").read_text()
+    page = (ROOT / "tests" / "bench" / "MEASURED.md").read_text(encoding="utf-8")
     section = page.partition(f"<!-- measured {name} -->\n")[2].partition("<!-- /measured -->")[0]
     for block in section.replace("```text\n", "\n").replace("\n```", "\n\n").split("\n\n"):
         lines = block.strip("\n").splitlines()
@@ -110,7 +110,7 @@ def twins(number):
     """A table of a stage's broken twins."""
     lines = ["| without | a user sees | caught by |", "|---|---|---|"]
     for path in sorted(ROOT.glob(f"0{number}-*/break/*.patch")):
-        head = dict(re.findall(r"^(Break|Row|Seen): (.*)", path.read_text(), re.M))
+        head = dict(re.findall(r"^(Break|Row|Seen): (.*)", path.read_text(encoding="utf-8"), re.M))
         lines.append(f"| {head['Break']} | {head['Seen']} | row {head['Row']} |")
     return "\n".join(lines) + "\n"
 
@@ -132,7 +132,7 @@ def filled(text):
 
 def broken_links(path):
     """Links of a chapter that lead nowhere inside the repository."""
-    for target in LINK.findall(path.read_text()):
+    for target in LINK.findall(path.read_text(encoding="utf-8")):
         if re.match(r"[a-z]+:", target) or target.startswith("#"):
             continue
         if not (path.parent / target.split("#")[0]).exists():
@@ -149,10 +149,10 @@ def main():
         name = path.relative_to(ROOT)
         problems = [f"{name}: the link to {target} leads nowhere" for target in broken_links(path)]
         try:
-            old = path.read_text()
+            old = path.read_text(encoding="utf-8")
             new = filled(old)
             if write and new != old:
-                path.write_text(new)
+                path.write_text(new, encoding="utf-8")
                 print(f"{name}: written")
             elif new != old:
                 problems.append(f"{name}: does not show the code as it is; run: make prose")

@@ -41,7 +41,7 @@ def failures(rows, build, jobs):
     cells, wrong = matrix.measure(rows, build, jobs)
     count = sum(text not in ("-", "unit") for text in cells.values())
     for program in ([f"{build}/unit", "--gtest_brief=1"], [f"{build}/sim"]):
-        done = subprocess.run(program, capture_output=True, text=True, check=False)
+        done = subprocess.run(program, capture_output=True, encoding="utf-8", check=False)
         count += 1
         if done.returncode != 0:
             wrong.append(f"{program[0]}: {done.stdout[-2000:]}")

@@ -63,7 +63,7 @@ def run(name, command, build):
     print(f"==== {name}: {' '.join(command)}", flush=True)
     started = time.monotonic()
     lines = []
-    process = subprocess.Popen(command, cwd=ROOT, text=True, errors="replace",
+    process = subprocess.Popen(command, cwd=ROOT, encoding="utf-8", errors="replace",
                                env={**os.environ, "BUILD": str(build)},
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
