@@ -27,7 +27,7 @@ asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
 .PHONY: all help test lint format prose matrix compare peers http threads measured \
-  fuzz soak repeat patches valgrind clean
+  fuzz soak repeat patches valgrind site clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -161,6 +161,9 @@ format:  ## apply .clang-format
 
 prose:  ## put the code as it is into the chapters' excerpts
 	@$(PYTHON) -m tests.self.prose --write
+
+site:  ## the chapters as pages to read in a browser, in build/site
+	@$(PYTHON) -m tests.book.site --build $(B)
 
 clean:  ## remove what was built
 	rm -rf build
