@@ -32,6 +32,8 @@ import tempfile
 import threading
 import time
 
+from tests.harness import runner
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / os.environ.get("BUILD", "build")  # --build changes it
 STAGES = ("01-blocking", "02-select", "03-poll-lt", "04-epoll-lt", "05-epoll-et",
@@ -759,7 +761,6 @@ def main(arguments):
     if missing:
         print(f"not in {BUILD}: {' '.join(missing)}. Run make first.", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     comparison = compare(options)
     print_tables(comparison)
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -772,7 +773,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    runner.main(lambda: main(sys.argv[1:]))

@@ -21,6 +21,7 @@ import sys
 
 from tests.bench import load
 from tests.bench import peers
+from tests.harness import runner
 
 PAGE = load.ROOT / "tests" / "bench" / "MEASURED.md"
 SECTION = re.compile(r"(<!-- measured (\w+) -->\n)(.*?)(<!-- /measured -->)", re.S)
@@ -108,4 +109,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    runner.main(lambda: main(sys.argv[1:]))

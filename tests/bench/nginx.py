@@ -26,7 +26,6 @@ import pathlib
 import re
 import shlex
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -36,6 +35,7 @@ import time
 
 from tests.outside import kernel
 from tests.bench import load
+from tests.harness import runner
 
 NAMES = ("07-http", "nginx")
 PAGE, BODY = "/", "/bytes/65536"
@@ -363,12 +363,8 @@ def main(arguments):
     if not (load.BUILD / NAMES[0]).exists():
         print(f"not in {load.BUILD}: {NAMES[0]}. Run make first.", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return run(options)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    runner.main(lambda: main(sys.argv[1:]))

@@ -18,12 +18,12 @@ import json
 import os
 import pathlib
 import shlex
-import signal
 import statistics
 import subprocess
 import sys
 
 from tests.bench import load
+from tests.harness import runner
 
 SOURCES = load.ROOT / "tests" / "bench" / "peers"
 RAW = "raw_epoll"
@@ -93,7 +93,8 @@ def compare(peers, scenario, slices, ms, progress):
                     sessions[peer] = None
                     continue
                 after = sample(sessions[RAW], scenario, ms)
-                samples[peer].append((before, own, after))
+                if before and after:
+                    samples[peer].append((before, own, after))
                 before = after
     return samples
 
@@ -164,7 +165,6 @@ def main(arguments):
     """Exit status 0 if anything could be measured."""
     options = parse_arguments(arguments)
     load.use_build(options.build)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if build(RAW) is not None or not (load.BUILD / "load").exists():
         print(f"not in {load.BUILD}: load, or raw_epoll does not compile. Run make first.",
               file=sys.stderr)
@@ -193,7 +193,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    runner.main(lambda: main(sys.argv[1:]))

@@ -18,6 +18,7 @@ import statistics
 import sys
 
 from tests.bench import load
+from tests.harness import runner
 
 SPREAD = 1000  # connections
 SCENARIOS = {"100 connections": {"connections": 100},
@@ -99,7 +100,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    runner.main(lambda: main(sys.argv[1:]))

@@ -34,5 +34,5 @@ from tests.harness.processes import (adopt_orphans, die_with_parent, end_descend
 from tests.harness.registry import PROBES, Probe, probe, probes
 from tests.harness.server import CRASH, ENDED, LINE, Server, finding
 from tests.harness.stage import Stage
-from tests.harness.verdict import Fail, Gone, Lesson, NoStart, Verdict, judge
+from tests.harness.verdict import Fail, Gone, Lesson, NoStart, NotTried, Verdict, judge, untried
 from tests.harness.waiting import FAILSAFE, SPIN_MS, Stillness, wait_for

@@ -1,6 +1,7 @@
 """Run many probes on many stages, a few at a time, and what to call the results."""
 
 import contextlib
+import os
 import select
 import signal
 import sys
@@ -78,10 +79,13 @@ def main(function):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     harness.adopt_orphans()
     try:
-        sys.exit(function())
+        status = function()
+        sys.stdout.flush()
+        sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
+    except BrokenPipeError:  # our reader has gone: what is not written yet goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed twice: this is to be finished

@@ -56,6 +56,9 @@ def measure(rows, build, jobs):
                 cells[probe.row, number] = "FAIL"
                 wrong.append(f"row {probe.row} on {harness.STAGES[number]}: {probe.title}\n"
                              f"    {problem}")
+            elif harness.untried(verdict):
+                cells[probe.row, number] = "skip"
+                print(f"row {probe.row} on {harness.STAGES[number]}: {harness.untried(verdict)}")
     return cells, wrong
 
 
@@ -81,8 +84,10 @@ def main():
         print("\n" + text)
     total = sum(text not in ("-", "unit") for text in cells.values())
     failed = sum(text == "FAIL" for text in cells.values())
-    print(f"\n{total - failed} passed, {failed} failed")
-    if options.write and not wrong:
+    skipped = sum(text == "skip" for text in cells.values())
+    print(f"\n{total - failed - skipped} passed, {failed} failed"
+          + f", {skipped} skipped" * (skipped > 0))
+    if options.write and not wrong and not skipped:
         path = pathlib.Path(options.write)
         text = path.read_text(encoding="utf-8")
         path.write_text(PLACE.sub(lambda m: m[1] + markdown(cells) + m[2], text),

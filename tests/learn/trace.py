@@ -17,6 +17,9 @@ import sys
 import tempfile
 import time
 
+from tests.harness import runner
+from tests.outside import tracing
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CALLS = "accept4,recvfrom,sendto,select,pselect6,poll,epoll_ctl,epoll_wait,shutdown,close"
 TIDY = [
@@ -100,14 +103,22 @@ def story(port):
     yield "B leaves", lambda: clients["B"].shutdown(socket.SHUT_WR)
 
 
+def cannot_trace():
+    """Why there can be no trace here; '' if there can."""
+    if not shutil.which("strace"):
+        return "strace is missing: apt-get install strace"
+    return "" if tracing.allowed() else \
+        "strace needs ptrace(), and this machine forbids it (a container may: --cap-add=SYS_PTRACE)"
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("stage", type=int, choices=range(1, 8))
     arguments.add_argument("--build", default="build")
     arguments.add_argument("--steps", default="1-7", metavar="4-5", help="print only these")
     options = arguments.parse_args()
-    if not shutil.which("strace"):
-        sys.exit("strace is missing: apt-get install strace")
+    if reason := cannot_trace():
+        sys.exit(reason)
     folder = next(ROOT.glob(f"0{options.stage}-*"))
     command = [f"{options.build}/{folder.name}", "--port", "0"]
     if options.stage == 7:
@@ -128,4 +139,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    runner.main(main)

@@ -22,6 +22,8 @@ import sys
 import tempfile
 import threading
 
+from tests.harness import runner
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATCHES = ROOT / "tests" / "loop" / "patches"
 UNIT = ROOT / "tests" / "loop" / "unit"
@@ -173,4 +175,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runner.main(main)

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 
+from tests.harness import runner
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOP = r"\..*|0[1-7]-[a-z-]+|common|tests|Makefile|README\.md|build"
 
@@ -96,4 +98,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runner.main(main)

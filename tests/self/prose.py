@@ -34,9 +34,11 @@ import argparse
 import difflib
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
+
+from tests.harness import runner
+from tests.learn import trace
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- (code|diff|output|measured) (.+?) -->\n```\w*\n)(.*?)(^```$)",
@@ -120,8 +122,8 @@ def filled(text):
     make = {"code": code, "diff": diff, "output": output, "measured": measured}
 
     def fill(match):
-        if "tests.learn.trace" in match[3] and not shutil.which("strace"):
-            print(f"not checked: {match[3]} (apt-get install strace)")
+        if "tests.learn.trace" in match[3] and (reason := trace.cannot_trace()):
+            print(f"not checked: {match[3]}: {reason}")
             return match[0]
         body = "\n".join(make[match[2]](match[3])) + "\n"
         return match[1] + body + match[5]
@@ -166,4 +168,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runner.main(main)

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 
+from tests.harness import runner
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PYTHON = [sys.executable]
 SAN = os.environ.get("SAN", "")
@@ -107,7 +109,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    runner.main(main)
