@@ -15,6 +15,10 @@ endif
 # SAN=address,undefined or SAN=thread: everything under a sanitizer, in a folder of its own.
 comma := ,
 B := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+ifneq ($(words $(B)),1)
+$(error B=$(B): make cannot build in a folder whose path has a space)
+endif
+export BUILD := $(B)
 ifdef SAN
 CXXFLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
@@ -127,9 +131,9 @@ threads: all  ## stage 7 with several loops: how connections spread; the gain
 keep := $(PYTHON) -m tests.bench.measured --keep
 measured: all $(B)/shim.so  ## all measurements, into tests/bench/MEASURED.md and tests/bench/charts
 	$(keep) compare make compare
-	cp build/idle-curve.svg tests/bench/charts/
+	cp $(B)/idle-curve.svg tests/bench/charts/
 	$(keep) full make compare FULL=1
-	cp build/throughput.svg build/latency.svg build/cost.svg tests/bench/charts/
+	cp $(B)/throughput.svg $(B)/latency.svg $(B)/cost.svg tests/bench/charts/
 	$(keep) peers make peers
 	$(keep) threads make threads
 	$(keep) http make http

@@ -45,7 +45,7 @@ def expectations(rows):
 
 def measure(rows, build, jobs):
     """Run the probes. Returns the cells as they are, and what is wrong, a text each."""
-    cells, wrong = expectations(rows), []
+    cells, wrong, reasons = expectations(rows), [], {}
     tasks = [(probe, number, None, build) for probe in harness.probes(rows)
              for number in harness.STAGES if probe.expect[number] != "-"]
     with runner.progress(len(tasks)) as step:
@@ -58,7 +58,9 @@ def measure(rows, build, jobs):
                              f"    {problem}")
             elif harness.untried(verdict):
                 cells[probe.row, number] = "skip"
-                print(f"row {probe.row} on {harness.STAGES[number]}: {harness.untried(verdict)}")
+                reasons[probe.row] = harness.untried(verdict)
+    for row in sorted(reasons):
+        print(f"row {row}, {probes.ROWS[row]}: {reasons[row]}")
     return cells, wrong
 
 

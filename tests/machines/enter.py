@@ -5,9 +5,9 @@
     python3 -m tests.machines.enter no-ipv6 make check-4               one of them
     python3 -m tests.machines.enter no-ipv6+soft-1024+odd-path sh      several at once
 
-Everything is taken away from a child and what it starts, and nothing outside of it changes. Most of
-it asks for no privilege; where root is needed, or something that this kernel lacks, one line says so
-and the exit status is 77, as usual for a test that was skipped.
+Everything is taken away from a child and what it starts, and nothing outside of it changes. Most
+of it asks for no privilege; where root is needed, or something that this kernel lacks, one line
+says so and the exit status is 77, as usual for a test that was skipped.
 """
 
 import ctypes
@@ -160,7 +160,7 @@ def read_only(place):
     private_mounts()
     call("mount", place.tree, place.tree, None, MS_BIND | MS_REC, None)
     call("mount", place.tree, place.tree, None, MS_REMOUNT | MS_BIND | MS_RDONLY, None)
-    os.environ["B"] = f"{place.temporary}/build"
+    os.environ.setdefault("B", f"{place.temporary}/build")
     os.environ["MAKEFLAGS"] = f"B={os.environ['B']}"
 
 
@@ -265,8 +265,8 @@ def no_git(place):
 
 def bare(place):
     """only what .ci/install brings: no git, strace, clang, nc, gdb, valgrind, nginx or wrk"""
-    path_without(place, "git", "git-*", "strace", "clang*", "nc", "nc.*", "gdb", "valgrind", "nginx",
-                 "wrk", "redis-*", "sudo")
+    path_without(place, "git", "git-*", "strace", "clang*", "nc", "nc.*", "gdb", "valgrind",
+                 "nginx", "wrk", "redis-*", "sudo")
 
 
 def user(place):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What `make lint` checks: formatting, static analysis, prose, and what may stand where."""
 
+import ast
 import os
 import pathlib
 import re
@@ -68,11 +69,32 @@ def measured():
     return run(sys.executable, "-m", "tests.bench.measured", "--check")
 
 
+def locale_decides(call):
+    """Does this call leave to the locale how it reads or writes text?"""
+    name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    named = {keyword.arg for keyword in call.keywords}
+    positional = {"read_text": 1, "write_text": 2}.get(name, 99)  # where the encoding stands
+    if name == "open" and isinstance(call.func, ast.Name):
+        mode = [a.value for a in call.args[1:2] if isinstance(a, ast.Constant)] or ["r"]
+        return "b" not in mode[0] and "encoding" not in named
+    if name in ("read_text", "write_text"):
+        return "encoding" not in named and len(call.args) < positional
+    asks = [k for k in call.keywords if k.arg == "text" and getattr(k.value, "value", 0) is True]
+    return bool(asks) and "encoding" not in named
+
+
 def python():
-    """The scripts compile, and no line is longer than 100 columns."""
-    problems = run(sys.executable, "-m", "compileall", "-q", "tests").splitlines()
+    """The scripts compile, name their encodings, and no line is longer than 100 columns."""
+    problems = []
     for name in tracked(".py"):
-        for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), 1):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        try:
+            calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
+            problems += [f"{name}:{call.lineno}: which encoding? The locale is not to decide"
+                         for call in calls if locale_decides(call)]
+        except SyntaxError as error:
+            problems.append(f"{name}:{error.lineno}: {error.msg}")
+        for number, line in enumerate(text.splitlines(), 1):
             if len(line) > 100:
                 problems.append(f"{name}:{number}: {len(line)} columns")
     return "\n".join(problems)
