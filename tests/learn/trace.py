@@ -18,7 +18,7 @@ import tempfile
 import time
 
 from tests.harness import runner
-from tests.outside import tracing
+from tests.outside import kernel, tracing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CALLS = "accept4,recvfrom,sendto,select,pselect6,poll,epoll_ctl,epoll_wait,shutdown,close"
@@ -30,6 +30,8 @@ TIDY = [
     (r", NULL, NULL, NULL, NULL\)", ")"),
     (r"data=\{u32=(\d+), u64=\1\}", r"fd \1"),
     (r"data=\{[^}]*\}", r"ptr"),
+    (r"data=0x([0-9a-f]{1,4})\b", lambda m: f"fd {int(m[1], 16)}"),  # newer versions of strace
+    (r"data=0x[0-9a-f]+", r"ptr"),
     (r"\{fd=(\d+), events=POLLIN\}", r"\1"),
     (r"\{fd=(\d+), revents=(\w+)\}", r"\1 \2"),
     (r"0x[0-9a-f]+", "..."), (r", 256, -?\d+\)", ")"), (r", -1\) =", ") ="),
@@ -70,9 +72,8 @@ class Traced:
 
     def end(self):
         """Stop it, and wait for its end."""
-        children = f"/proc/{self.strace.pid}/task/{self.strace.pid}/children"
-        for pid in pathlib.Path(children).read_text(encoding="utf-8").split():
-            os.kill(int(pid), 9)
+        for pid in kernel.descendants(self.strace.pid):
+            os.kill(pid, 9)
         self.strace.wait(10)
 
 

@@ -91,7 +91,7 @@ def run(machine, name, command, limit, outside):
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
             status = None
-        left = kernel.descendants(os.getpid())
+        left = [pid for pid in kernel.descendants(os.getpid()) if kernel.state(pid) not in ("Z", "")]
         names = [kernel.read_file(f"/proc/{pid}/comm").strip() for pid in left]
         harness.end_descendants()
     said = log.read_text(encoding="utf-8", errors="replace")
