@@ -31,7 +31,7 @@ asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
 .PHONY: all help test lint format prose matrix compare peers http threads measured \
-  fuzz soak repeat patches valgrind site clean
+  fuzz soak repeat patches valgrind machines site clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -156,6 +156,9 @@ test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
 
 valgrind: all $(B)/unit $(B)/sim $(B)/shim.so  ## no bad access, nothing lost, no descriptor left open
 	@$(PYTHON) -m tests.loop.valgrind --build $(B)
+
+machines:  ## the README's commands on machines unlike this one; ONLY=no-ipv6,user
+	@$(PYTHON) -m tests.machines.run $(if $(ONLY),--only $(ONLY))
 
 lint:  ## formatting, static analysis, the prose against the code
 	@$(PYTHON) -m tests.self.lint

@@ -12,6 +12,7 @@ end with a traceback. All that was printed is kept in build/machines/.
 
 import argparse
 import datetime
+import json
 import os
 import pathlib
 import platform
@@ -28,7 +29,6 @@ from tests.machines import enter
 from tests.outside import kernel
 
 PAGE = pathlib.Path(__file__).with_name("README.md")
-TABLE = re.compile(r"(<!-- machines -->\n).*?(<!-- /machines -->)", re.S)
 LOGS = enter.ROOT / "build" / "machines"
 BUILD = '--build "${B:-build}"'
 MADE = "make -s && python3 -m"
@@ -44,6 +44,7 @@ QUICK = {  # a name for the table: the command
     "unit": f"make -s ${{B:-build}}/unit && python3 -m tests.self.run {BUILD} unit",
     "sim": f"make -s ${{B:-build}}/sim && python3 -m tests.self.run {BUILD} sim",
     "prose": f"python3 -m tests.self.run {BUILD} prose",
+    "scripts": f"{MADE} tests.self.run {BUILD} scripts",
     "corpus": f"python3 -m tests.self.run {BUILD} 'fuzz corpus'",
     "compare": f"{MADE} tests.bench.load {BUILD} --quick --no-charts",
     "peers": f"{MADE} tests.bench.peers {BUILD} --slices 1 --scenarios c1,c100",
@@ -91,7 +92,8 @@ def run(machine, name, command, limit, outside):
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
             status = None
-        left = [pid for pid in kernel.descendants(os.getpid()) if kernel.state(pid) not in ("Z", "")]
+        left = [pid for pid in kernel.descendants(os.getpid())
+                if kernel.state(pid) not in ("Z", "")]
         names = [kernel.read_file(f"/proc/{pid}/comm").strip() for pid in left]
         harness.end_descendants()
     said = log.read_text(encoding="utf-8", errors="replace")
@@ -119,14 +121,53 @@ def judge(machine, name, status, said):
     return "ok", counts[-1] if counts else ""
 
 
+def cell(result):
+    """A result in a cell of the table."""
+    skipped = re.search(r"(\d+) (?:skipped|not tried)", result.text)
+    return {"ok": f"✓, {skipped[1]} skipped" if skipped and skipped[1] != "0" else "✓",
+            "says": f"says: {result.text}", "skipped": f"not here: {result.text}",
+            "FAIL": f"**{result.text}**"}[result.outcome]
+
+
 def table(results):
-    """The machines with what each command did there."""
-    lines = ["| machine | command | result |", "|---|---|---|"]
-    for (machine, _, command), result in results.items():
-        shown = command.replace(f" {BUILD}", "").replace("${B:-build}", "build").replace("|", "\\|")
-        lines.append(f"| {machine} | `{shown}` | {result.outcome}"
-                     + (f": {result.text}" if result.text else "") + " |")
+    """A line for each machine, a column for each command."""
+    names = list(dict.fromkeys(name for _, name in results))
+    lines = [f"| machine | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for machine in dict.fromkeys(machine for machine, _ in results):
+        cells = [cell(results[machine, name]) if (machine, name) in results else ""
+                 for name in names]
+        lines.append(f"| {machine} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def legend(names):
+    """What the names in the head of the table stand for."""
+    shown = {name: command.replace(f" {BUILD}", "").replace("${B:-build}", "build")
+             for name, command in {**FULL, **QUICK}.items() if name in names}
+    return "| name | command |\n|---|---|\n" + "".join(
+        f"| {name} | `{command}` |\n" for name, command in shown.items())
+
+
+def write(part, text):
+    """Put a text into its place in README.md, with the day."""
+    place = re.compile(rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)", re.S)
+    page = PAGE.read_text(encoding="utf-8")
+    text = f"On {datetime.date.today().isoformat()}, Linux {platform.release()}.\n\n{text}"
+    PAGE.write_text(place.sub(lambda m: m[1] + text + m[2], page), encoding="utf-8")
+
+
+def keep(results):
+    """The results of this run, over those of earlier ones: a machine can be run alone."""
+    path = LOGS / "results.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    known = {(machine, name): Result(*values) for machine, name, *values in old} | results
+    order = [m for m in MACHINES if any(m == machine for machine, _ in known)]
+    order += [m for m, _ in known if m not in order]
+    known = {(machine, name): known[machine, name] for machine in dict.fromkeys(order)
+             for name in [*QUICK, *FULL] if (machine, name) in known}
+    path.write_text(json.dumps([(*key, r.outcome, r.text, r.seconds) for key, r in known.items()]),
+                    encoding="utf-8")
+    return known
 
 
 def main():
@@ -146,15 +187,13 @@ def main():
             for name, command in commands.items():
                 outside = {"B": place} if "read-only" in machine else {}
                 result = run(machine, name, command, SECONDS[options.full], outside)
-                results[machine, name, command] = result
+                results[machine, name] = result
                 count[result.outcome] += 1
                 print(f"{result.outcome:7} {machine:16} {name:8} {result.seconds:4.0f} s  "
                       f"{result.text}", flush=True)
+    known = keep(results)
     if options.write:
-        text = (f"On {datetime.date.today().isoformat()}, {platform.release()}, Python "
-                f"{platform.python_version()}.\n\n{table(results)}")
-        PAGE.write_text(TABLE.sub(lambda m: m[1] + text + m[2], PAGE.read_text(encoding="utf-8")),
-                        encoding="utf-8")
+        write("machines", table(known) + "\n" + legend({name for _, name in known}))
     print(f"{count['ok'] + count['says']} passed, {count['FAIL']} failed, "
           f"{count['skipped']} skipped")
     return 1 if count["FAIL"] else 0
