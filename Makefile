@@ -6,10 +6,15 @@ CPPFLAGS += -I. -MMD -MP
 LDLIBS += -pthread
 PYTHON ?= python3
 
-# As many jobs as there are cores, also if nobody says -j. (Not around a server that ends by Ctrl-C:
-# make would complain of jobs that it has lost.)
+# As many jobs as there are cores, also if nobody says -j, but no more than one for each GB of free
+# memory (a container's limit is in a file of its own). Not around a server that ends by Ctrl-C: make
+# would complain of jobs that it has lost.
+memory := cat /proc/meminfo /sys/fs/cgroup/memory.max 2>/dev/null
+jobs = $(shell $(memory) | awk -v jobs=$$(nproc) '/^MemAvailable/ { kb = $$2 } \
+  /^[0-9]+$$/ && $$1 / 1024 < kb { kb = $$1 / 1024 } \
+  END { most = int(kb / 1e6) + 1; print jobs < most ? jobs : most }')
 ifeq ($(MAKELEVEL)$(filter run-%,$(MAKECMDGOALS)),0)
-MAKEFLAGS += -j$(shell nproc)
+MAKEFLAGS += -j$(jobs)
 endif
 
 # SAN=address,undefined or SAN=thread: everything under a sanitizer, in a folder of its own.

@@ -31,6 +31,9 @@ SAME_WITH_SAN = {
 }
 
 
+FAILED = r"^(?:\[  FAILED  \] [\w/]+\.[\w/]+|(?:FAIL|ERROR): \w+ \([\w.]+\))"  # a test, by its name
+
+
 def suites(build):
     """Name and command of each suite, the quick ones first."""
     return [
@@ -46,22 +49,23 @@ def suites(build):
 
 
 def counts(output):
-    """How many passed and failed, in the words of this course, GoogleTest or unittest."""
-    if ours := re.findall(r"^(\d+) passed, (\d+) failed", output, re.M):
-        return int(ours[-1][0]), int(ours[-1][1])
+    """How many passed, failed, were skipped: in our words, GoogleTest's or unittest's."""
+    if ours := re.findall(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?", output, re.M):
+        return tuple(int(number or 0) for number in ours[-1])
     if google := re.search(r"\[==========\] (\d+) tests? from .* ran", output):
-        bad = re.search(r"(\d+) FAILED TESTS?", output)
-        failed = int(bad[1]) if bad else 0
-        return int(google[1]) - failed, failed
+        passed, skipped = (sum(map(int, re.findall(rf"^\[  {word} *\] (\d+) tests?", output, re.M)))
+                           for word in ("PASSED", "SKIPPED"))
+        return passed, int(google[1]) - passed - skipped, skipped
     if unit := re.search(r"^Ran (\d+) tests? in", output, re.M):
         bad = re.findall(r"(?:failures|errors|unexpected successes)=(\d+)", output)
         failed = sum(int(n) for n in bad)
-        return int(unit[1]) - failed, failed
+        skipped = sum(map(int, re.findall(r"^(?:OK|FAILED) .*skipped=(\d+)", output, re.M)))
+        return int(unit[1]) - failed - skipped, failed, skipped
     return None
 
 
 def run(name, command, build):
-    """Run one suite, showing what it prints. Returns how many passed and failed."""
+    """Run one suite, showing what it prints. Returns how many passed, failed, were skipped."""
     print(f"==== {name}: {' '.join(command)}", flush=True)
     started = time.monotonic()
     lines = []
@@ -76,12 +80,19 @@ def run(name, command, build):
         if process.poll() is None and sys.exc_info()[0] is not None:
             process.terminate()
         process.wait()
-    passed, failed = counts("".join(lines)) or (0, 1)
+    passed, failed, skipped = counts("".join(lines)) or (0, 1, 0)
     if process.returncode != 0 and failed == 0:
         failed = 1
-    print(f"==== {name}: {passed} passed, {failed} failed, exit status {process.returncode}, "
+    for test in dict.fromkeys(re.findall(FAILED, "".join(lines), re.M)):
+        print(test)
+    print(f"==== {name}: {in_words(passed, failed, skipped)}, exit status {process.returncode}, "
           f"{time.monotonic() - started:.0f} s\n", flush=True)
-    return passed, failed
+    return passed, failed, skipped
+
+
+def in_words(passed, failed, skipped):
+    """The sum as all suites say it."""
+    return f"{passed} passed, {failed} failed" + f", {skipped} skipped" * (skipped > 0)
 
 
 def main():
@@ -103,8 +114,8 @@ def main():
             print(f"==== {name}: left out with SAN={SAN}: it builds {SAME_WITH_SAN[name]}\n")
         else:
             results.append(run(name, command, options.build))
-    passed, failed = (sum(column) for column in zip(*results))
-    print(f"{passed} passed, {failed} failed")
+    passed, failed, skipped = (sum(column) for column in zip(*results))
+    print(in_words(passed, failed, skipped))
     return 1 if failed else 0
 
 
