@@ -32,10 +32,10 @@ QUICK = {
     "quick": "python3 -m tests.bench.load --quick --no-charts",
 }
 FULL = {"compare": "make compare", "test": "make test"}
-COMPILERS = {
-    "bookworm": "g++-12 clang-14 clang-15 clang-16 clang-19",
-    "trixie": "g++-12 g++-13 g++-14 clang-17 clang-18 clang-19 clang-22",
-    "sid": "g++-12 g++-15 g++-16 clang-21 clang-22 clang-23",
+COMPILERS = {  # each version where it is at home
+    "bookworm": "g++-12 clang-14 clang-15 clang-16",
+    "trixie": "g++-13 g++-14 clang-17 clang-18 clang-19",
+    "sid": "g++-15 g++-16 clang-21 clang-22 clang-23",
 }
 EVERY_SOURCE = """
 for file in 0*/*.cpp tests/loop/*/*.cpp tests/bench/load/*.cpp tests/outside/*.cpp; do
