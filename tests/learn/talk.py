@@ -44,6 +44,8 @@ def show(data, frames):
             stdout.writelines(payload + b"\n" * frames for payload in payloads)
     except BrokenPipeError:
         sys.exit(141)  # nobody reads what we print: that is not the server's fault
+    except OSError as error:
+        sys.exit(f"talk: stdout: {error.strerror}")
     return rest
 
 
