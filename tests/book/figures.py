@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the figures of the chapters: `make figures` writes them, `make lint` asks whether they fit.
+"""Draw the figures of the chapters: `make prose` writes them, `make lint` asks whether they fit.
 
 One function for each. What has a number has it from the code or from the recorded story.
 """
@@ -217,7 +217,7 @@ def main():
             print(f"{name}: drawn")
         else:
             stale += 1
-            print(f"{name}: is not what figures.py draws; run: make figures")
+            print(f"{name}: is not what figures.py draws; run: make prose")
     print(f"{len(FIGURES) - stale} passed, {stale} failed")
     return 1 if stale else 0
 

@@ -46,7 +46,4 @@ class Stage:
     def stop(self):
         """End all servers, and close what was opened for them."""
         for server in self.servers:
-            server.kill()
-            server.stderr_file.close()
-            for client in server.clients:
-                client.sock.close()
+            server.close()

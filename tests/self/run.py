@@ -26,8 +26,7 @@ SAN = os.environ.get("SAN", "")
 SAME_WITH_SAN = {
     "prose": "nothing",
     "fuzz corpus": "its own programs, always with address,undefined",
-    "twins": "its own servers, wrong ones",
-    "patches": "its own tests, wrong ones, always with address",
+    "mutants": "its own servers and tests, wrong ones, those always with address",
 }
 
 
@@ -37,13 +36,12 @@ FAILED = r"^(?:\[  FAILED  \] [\w/]+\.[\w/]+|(?:FAIL|ERROR): \w+ \([\w.]+\))"  #
 def suites(build):
     """Name and command of each suite, the quick ones first."""
     return [
-        ("prose", PYTHON + ["-m", "tests.self.prose"]),
+        ("prose", PYTHON + ["-m", "tests.book.prose"]),
         ("unit", [f"{build}/unit", "--gtest_brief=1"]),
         ("sim", [f"{build}/sim"]),
         ("fuzz corpus", PYTHON + ["-m", "tests.loop.fuzz", "--replay", "--build", build]),
         ("matrix", PYTHON + ["-m", "tests.learn.matrix", "--build", build]),
-        ("twins", PYTHON + ["-m", "tests.learn.break", "--exact", "quick", "--build", build]),
-        ("patches", PYTHON + ["-m", "tests.loop.patches"]),
+        ("mutants", PYTHON + ["-m", "tests.mutants", "--exact", "quick", "--build", build]),
         ("scripts", PYTHON + ["-m", "unittest", "discover", "-s", "tests", "-t", "."]),
     ]
 

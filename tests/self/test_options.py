@@ -5,7 +5,6 @@ import re
 import resource
 import socket
 import subprocess
-import sys
 import unittest
 
 from tests import harness
