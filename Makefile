@@ -36,7 +36,7 @@ asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
 .PHONY: all help test lint format prose matrix compare peers http threads measured \
-  fuzz soak repeat patches valgrind machines site style clean
+  fuzz soak patches valgrind machines site style clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -65,6 +65,9 @@ $(B)/unit: LDLIBS += -lgtest -lgtest_main @tests/loop/unit/link.opts
 $(B)/unit: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/loop/unit/*.cpp)) $(loop)
 	$(link)
 
+# Tests are built in half the time without optimisation. What they test is optimised.
+$(B)/obj/tests/loop/unit/%.o: CXXFLAGS += -O0
+
 # The loop on a kernel in miniature: the linker puts it in the place of the real calls.
 $(B)/sim: LDLIBS += @tests/loop/sim/link.opts
 $(B)/sim: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/loop/sim/*.cpp)) $(loop)
@@ -91,9 +94,18 @@ run-%:  ## run-N: the server of stage N in the foreground, on 9000+N or PORT=
 	@$(MAKE) --no-print-directory -s $(B)/$(call stage,$*)
 	@exec $(B)/$(call stage,$*) --port $(or $(PORT),900$*) $(ARGS)
 
+# The words at the head of the stage, and then the code below them. Its name and port are left out, so
+# that the diff begins with the idea.
+words = sed -n '/^\/\/ Build/q; s,^// \{0\,1\},,p'
+below = sed -n '/^\#include/,$$ { /^constexpr Stage/,/^$$/d; p }'
+
 diff-%:  ## diff-N: what stage N changes in the one before; FULL=1: the whole file
-	@diff -U $(if $(FULL),10000,3) --color=auto --label $(call previous,$*) --label $(call stage,$*) \
-	  $(call previous,$*)/server.cpp $(call stage,$*)/server.cpp; test $$? -le 1
+	@mkdir -p $(B)/diff
+	@$(foreach s,$(call previous,$*) $(call stage,$*),$(below) $s/server.cpp > $(B)/diff/$s.cpp;)
+	@$(words) $(call stage,$*)/server.cpp
+	@diff -U $(if $(FULL),10000,3) -F '^[A-Za-z].*[{(]' --color=auto \
+	  --label $(call previous,$*) --label $(call stage,$*) \
+	  $(B)/diff/$(call previous,$*).cpp $(B)/diff/$(call stage,$*).cpp; test $$? -le 1
 
 check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own server
 	@$(if $(call asked,SERVER),$(if $(SERVER),,$(error SERVER= is empty)))
@@ -148,14 +160,11 @@ fuzz:  ## coverage-guided fuzzing of both codecs and stage 7; MINUTES=10
 soak: all  ## random clients from a seed against every stage; MINUTES=2
 	@$(PYTHON) -m tests.loop.soak --build $(B) --minutes $(or $(MINUTES),2)
 
-repeat: all $(B)/unit $(B)/sim $(B)/shim.so  ## the suite TIMES=50 times, with all cores busy
-	@$(PYTHON) -m tests.self.repeat --build $(B) --times $(or $(TIMES),50)
-
 patches:  ## each promise of the library taken away; which test notices
 	@$(PYTHON) -m tests.mutants library
 
-test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
-	@$(PYTHON) -m tests.self.run --build $(B)
+test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests; BUSY=20: beside as many busy processes
+	@$(PYTHON) -m tests.self.run --build $(B) $(if $(BUSY),--busy $(BUSY))
 
 valgrind: all $(B)/unit $(B)/sim $(B)/shim.so  ## no bad access, nothing lost, no descriptor left open
 	@$(PYTHON) -m tests.loop.valgrind --build $(B)

@@ -32,7 +32,7 @@ from tests.harness.messages import difference, frame, frames, printable, show
 from tests.harness.processes import (adopt_orphans, die_with_parent, end_descendants,
                                      gigabytes, heed_interrupts, limit_cpu, raise_fd_limit)
 from tests.harness.registry import PROBES, Probe, probe, probes
-from tests.harness.server import CRASH, ENDED, LINE, Server, finding
+from tests.harness.server import CRASH, ENDED, LINE, Server, finding, plug
 from tests.harness.stage import Stage
 from tests.harness.verdict import Fail, Gone, Lesson, NoStart, NotTried, Verdict, judge, untried
 from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, Stillness, wait_for

@@ -50,7 +50,8 @@ class Server:
     cpu: the core that it is to stay on.
     """
 
-    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False, cpu=None):
+    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False,
+                 stderr=None, closed=(), cpu=None):
         self.command = [*command, "--port", str(port), *map(str, args)]
         self.clients = []
         self.ending = False  # the probe ends it on purpose
@@ -61,7 +62,7 @@ class Server:
         self.out, stdout = os.pipe()
         filler = plug(stdout) if plugged else 0
         try:
-            self._spawn(env, nofile, stdout, cpu)
+            self._spawn(env, nofile, stdout, stderr, closed, cpu)
         finally:
             os.close(stdout)
         try:
@@ -80,7 +81,7 @@ class Server:
     def __exit__(self, *_):
         self.close()
 
-    def _spawn(self, env, nofile, stdout, cpu):
+    def _spawn(self, env, nofile, stdout, stderr, closed, cpu):
         starter = os.getpid()
 
         def prepare():
@@ -91,11 +92,14 @@ class Server:
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (nofile or hard, hard))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            for fd in closed:
+                os.close(fd)
 
         try:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=stdout,
-                stderr=self.stderr_file, preexec_fn=prepare, env={**os.environ, **(env or {})})
+                stderr=self.stderr_file if stderr is None else stderr, preexec_fn=prepare,
+                env={**os.environ, **(env or {})})
         except OSError as error:
             hint = {errno.ENOEXEC: "; a script needs a first line such as #!/usr/bin/env python3",
                     errno.EACCES: "; chmod +x makes it executable"}.get(error.errno, "")
