@@ -176,7 +176,7 @@ lint:  ## formatting, static analysis, the prose against the code
 	@$(PYTHON) -m tests.self.lint
 
 format:  ## apply .clang-format
-	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
+	@$(PYTHON) -m tests.self.lint --format
 
 prose:  ## code, traces, figures and glossary of the chapters, made anew
 	@$(PYTHON) -m tests.book.figures --write

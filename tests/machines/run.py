@@ -44,7 +44,7 @@ QUICK = {  # a name for the table: the command
     "unit": f"make -s ${{B:-build}}/unit && python3 -m tests.self.run {BUILD} unit",
     "sim": f"make -s ${{B:-build}}/sim && python3 -m tests.self.run {BUILD} sim",
     "prose": f"python3 -m tests.self.run {BUILD} prose",
-    "scripts": f"{MADE} tests.self.run {BUILD} scripts",
+    "scripts": f"{MADE} tests.self.run {BUILD} test_options test_shim test_streams test_run",
     "corpus": f"python3 -m tests.self.run {BUILD} 'fuzz corpus'",
     "compare": f"{MADE} tests.bench.load {BUILD} --quick --no-charts",
     "peers": f"{MADE} tests.bench.peers {BUILD} --slices 1 --scenarios c1,c100",
