@@ -35,7 +35,7 @@ previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1)
 asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
-.PHONY: all help test lint format prose matrix compare peers http threads measured \
+.PHONY: all help test lint format prose matrix compare peers http threads story measured \
   fuzz soak patches valgrind machines site style clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
@@ -138,6 +138,9 @@ peers: all  ## stage 7 beside libevent, libuv, libev, Asio, and no library
 
 http: all  ## 07-http beside nginx, under wrk; SLICES=10
 	@$(PYTHON) -m tests.bench.nginx --build $(B) $(if $(SLICES),--slices $(SLICES))
+
+story: all  ## the same clients on all seven, recorded: the cover picture and the page
+	@$(PYTHON) -m tests.story.record --build $(B) $(if $(DRAW),--draw)
 
 threads: all  ## stage 7 with several loops: how connections spread; the gain
 	@$(PYTHON) -m tests.bench.threads --build $(B)

@@ -50,8 +50,8 @@ class Server:
     cpu: the core that it is to stay on.
     """
 
-    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False,
-                 stderr=None, closed=(), cpu=None):
+    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False, cpu=None,
+                 stderr=None, closed=()):
         self.command = [*command, "--port", str(port), *map(str, args)]
         self.clients = []
         self.ending = False  # the probe ends it on purpose
@@ -62,7 +62,7 @@ class Server:
         self.out, stdout = os.pipe()
         filler = plug(stdout) if plugged else 0
         try:
-            self._spawn(env, nofile, stdout, stderr, closed, cpu)
+            self._spawn(env, nofile, stdout, cpu, stderr, closed)
         finally:
             os.close(stdout)
         try:
@@ -81,7 +81,7 @@ class Server:
     def __exit__(self, *_):
         self.close()
 
-    def _spawn(self, env, nofile, stdout, stderr, closed, cpu):
+    def _spawn(self, env, nofile, stdout, cpu, stderr, closed):
         starter = os.getpid()
 
         def prepare():

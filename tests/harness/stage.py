@@ -25,7 +25,8 @@ class Stage:
         stderr: a descriptor in the place of the file that Server.stderr() shows.
         closed: of 0, 1 and 2, those that it finds closed, as after `2>&-`.
         """
-        server = Server(self.command, args, env, nofile, port, plugged, stderr, closed)
+        server = Server(self.command, args, env, nofile, port, plugged, stderr=stderr,
+                        closed=closed)
         self.servers.append(server)
         return server
 

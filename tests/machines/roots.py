@@ -121,7 +121,7 @@ def main():
     arguments.add_argument("release", nargs="*", default=list(COMPILERS))
     arguments.add_argument("--place", type=pathlib.Path, default="/var/tmp/course-roots")
     arguments.add_argument("--full", action="store_true", help="make test and make compare, too")
-    arguments.add_argument("--compilers", action="store_true", help="servers and library, with each")
+    arguments.add_argument("--compilers", action="store_true", help="with every compiler")
     arguments.add_argument("--commands", help="only these: " + " ".join({**QUICK, **FULL}))
     arguments.add_argument("--write", action="store_true", help="put the table into README.md")
     options = arguments.parse_args()
