@@ -17,6 +17,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,14 @@ def run(machine, name, command, limit, outside):
     return Result(outcome, text, time.monotonic() - started)
 
 
+def built_in(place):
+    """A folder to build in outside of the tree, which has what is built in the tree."""
+    folder = pathlib.Path(place) / "build"
+    if not folder.exists():
+        shutil.copytree(enter.ROOT / "build", folder, ignore=shutil.ignore_patterns("machines"))
+    return str(folder)
+
+
 def judge(machine, name, status, said):
     """In a word and a line, what came of it."""
     if status is None:
@@ -185,7 +194,7 @@ def main():
     with tempfile.TemporaryDirectory() as place:
         for machine in options.only.split(",") if options.only else MACHINES:
             for name, command in commands.items():
-                outside = {"B": place} if "read-only" in machine else {}
+                outside = {"B": built_in(place)} if "read-only" in machine else {}
                 result = run(machine, name, command, SECONDS[options.full], outside)
                 results[machine, name] = result
                 count[result.outcome] += 1

@@ -44,7 +44,7 @@ class Word:
 
 
 def wait(client, events, seconds=LOOK):
-    """Wait for a client's socket. (Not with select(): beside a crowd its number may be too high.)"""
+    """Wait for a client's socket. (Not with select(): beside a crowd its number is too high.)"""
     poll = select.poll()
     poll.register(client, events)
     poll.poll(1000 * seconds)
