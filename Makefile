@@ -50,7 +50,7 @@ $(stages:%=$(B)/%): $(B)/%: $(B)/obj/%/server.o
 
 ifdef SAN
 programs := $(stages) 07-client 07-http load unit sim
-$(programs:%=$(B)/%): $(B)/obj/tests/sanitizer.o
+$(programs:%=$(B)/%): $(B)/obj/tests/loop/sanitizer.o
 endif
 
 $(B)/07-evloop: $(loop)
