@@ -29,7 +29,7 @@ QUICK = {
     "break": "make break-1", "sim": "make -s build/sim && python3 -m tests.self.run sim",
     "unit": "make -s build/unit && python3 -m tests.self.run unit",
     "corpus": "python3 -m tests.self.run 'fuzz corpus'", "lint": "make lint",
-    "quick": "python3 -m tests.bench.load --quick --no-charts",
+    "quick": "python3 -m tests.bench.compare --quick --no-charts",
 }
 FULL = {"compare": "make compare", "test": "make test"}
 COMPILERS = {  # each version where it is at home

@@ -47,7 +47,7 @@ QUICK = {  # a name for the table: the command
     "prose": f"python3 -m tests.self.run {BUILD} prose",
     "scripts": f"{MADE} tests.self.run {BUILD} test_options test_shim test_streams test_run",
     "corpus": f"python3 -m tests.self.run {BUILD} 'fuzz corpus'",
-    "compare": f"{MADE} tests.bench.load {BUILD} --quick --no-charts",
+    "compare": f"{MADE} tests.bench.compare {BUILD} --quick --no-charts",
     "peers": f"{MADE} tests.bench.peers {BUILD} --slices 1 --scenarios c1,c100",
 }
 FULL = {
@@ -140,7 +140,8 @@ def cell(result):
 
 def table(results):
     """A line for each machine, a column for each command."""
-    names = list(dict.fromkeys(name for _, name in results))
+    found = dict.fromkeys(name for _, name in results)
+    names = [name for name in dict.fromkeys([*QUICK, *FULL, *found]) if name in found]
     lines = [f"| machine | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for machine in dict.fromkeys(machine for machine, _ in results):
         cells = [cell(results[machine, name]) if (machine, name) in results else ""
