@@ -31,6 +31,8 @@ NEWNS, NEWUSER, NEWNET = 0x00020000, 0x10000000, 0x40000000  # sched.h: CLONE_..
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 ODD = "it's a \"Käse\": 1, 2 "  # a quote of each kind, spaces, a colon, a letter outside ASCII
 GIB = 1 << 30
+# The control groups of version 1 and 2 that count memory.
+MEMORY = pathlib.Path("/sys/fs/cgroup/memory"), pathlib.Path("/sys/fs/cgroup")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -46,7 +48,6 @@ class Place:
         self.tree = ROOT
         self.temporary = pathlib.Path(tempfile.mkdtemp(prefix="machine-"))
         self.temporary.chmod(0o755)
-        self.groups = []  # control groups
 
     def copy(self, name):
         """A copy of the tree with what is built in it: make then has nothing to do."""
@@ -57,8 +58,9 @@ class Place:
     def clear(self):
         """Leave nothing behind."""
         shutil.rmtree(self.temporary, ignore_errors=True)
-        for group in self.groups:
-            group.rmdir()
+        for hierarchy in MEMORY:
+            if (hierarchy / self.temporary.name).exists():
+                (hierarchy / self.temporary.name).rmdir()
 
 
 # What a process does to itself
@@ -187,12 +189,11 @@ def hidepid(_place):
 
 def gib(place):
     """1 GiB of memory, for all processes together, and no swap"""
-    v1, v2 = pathlib.Path("/sys/fs/cgroup/memory"), pathlib.Path("/sys/fs/cgroup")
-    group, name = (v1, "memory.limit_in_bytes") if v1.is_dir() else (v2, "memory.max")
-    group = group / place.temporary.name
+    old, new = MEMORY
+    hierarchy, name = (old, "memory.limit_in_bytes") if old.is_dir() else (new, "memory.max")
+    group = hierarchy / place.temporary.name
     try:
         group.mkdir()
-        place.groups.append(group)
         (group / name).write_text(str(GIB), encoding="ascii")
         (group / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
     except OSError as error:
