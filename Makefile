@@ -122,6 +122,12 @@ break-7: $(B)/shim.so
 	  closed-before-read accept-errors-are-all-no-more identity-is-the-number hang-up-spins \
 	  one-message-per-event-stalls --build $(B) $(if $(EXACT),--exact all)
 
+start-%:  ## start-N: a starter of stage N for you to write, in build/mine/N
+	@$(PYTHON) -m tests.learn.start $* --build $(B)
+
+build-%: $(B)/shim.so  ## build-N: from a broken server to stage N, a few lines at a time
+	@$(PYTHON) -m tests.learn.build $* --build $(B)
+
 trace-%: all  ## trace-N: the system calls of stage N while three clients come and talk
 	@$(PYTHON) -m tests.learn.trace $* --build $(B)
 

@@ -63,6 +63,7 @@ class BrokenTimelines(unittest.TestCase):
 
     def test_a_busy_machine(self):
         self.broken(6, lambda data: data["B"][9].__setitem__(2, timeline.MACHINE), "too busy")
+        self.broken(3, lambda data: data.update(behind=0.9), "0.9 s behind the story")
 
     def test_who_is_let_down(self):
         for stage, who, key, value, complaint in (
