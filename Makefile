@@ -6,15 +6,24 @@ CPPFLAGS += -I. -MMD -MP
 LDLIBS += -pthread
 PYTHON ?= python3
 
-# As many jobs as there are cores, also if nobody says -j. (Not around a server that ends by Ctrl-C:
-# make would complain of jobs that it has lost.)
+# As many jobs as there are cores, also if nobody says -j, but no more than one for each GB of free
+# memory (a container's limit is in a file of its own). Not around a server that ends by Ctrl-C: make
+# would complain of jobs that it has lost.
+memory := cat /proc/meminfo /sys/fs/cgroup/memory.max 2>/dev/null
+jobs = $(shell $(memory) | awk -v jobs=$$(nproc) '/^MemAvailable/ { kb = $$2 } \
+  /^[0-9]+$$/ && $$1 / 1024 < kb { kb = $$1 / 1024 } \
+  END { most = int(kb / 1e6) + 1; print jobs < most ? jobs : most }')
 ifeq ($(MAKELEVEL)$(filter run-%,$(MAKECMDGOALS)),0)
-MAKEFLAGS += -j$(shell nproc)
+MAKEFLAGS += -j$(jobs)
 endif
 
 # SAN=address,undefined or SAN=thread: everything under a sanitizer, in a folder of its own.
 comma := ,
 B := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+ifneq ($(words $(B)),1)
+$(error B=$(B): make cannot build in a folder whose path has a space)
+endif
+export BUILD := $(B)
 ifdef SAN
 CXXFLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
@@ -27,7 +36,7 @@ asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
 .PHONY: all help test lint format prose matrix compare peers http threads story measured \
-  fuzz soak patches valgrind site style clean
+  fuzz soak patches valgrind machines site style clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -146,9 +155,9 @@ threads: all  ## stage 7 with several loops: how connections spread; the gain
 keep := $(PYTHON) -m tests.bench.measured --keep
 measured: all $(B)/shim.so  ## all measurements, into tests/bench/MEASURED.md and tests/bench/charts
 	$(keep) compare make compare
-	cp build/idle-curve.svg tests/bench/charts/
+	cp $(B)/idle-curve.svg tests/bench/charts/
 	$(keep) full make compare FULL=1
-	cp build/throughput.svg build/latency.svg build/cost.svg tests/bench/charts/
+	cp $(B)/throughput.svg $(B)/latency.svg $(B)/cost.svg tests/bench/charts/
 	$(keep) peers make peers
 	$(keep) threads make threads
 	$(keep) http make http
@@ -169,11 +178,14 @@ test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests; BUSY=20: beside as many
 valgrind: all $(B)/unit $(B)/sim $(B)/shim.so  ## no bad access, nothing lost, no descriptor left open
 	@$(PYTHON) -m tests.loop.valgrind --build $(B)
 
+machines:  ## the README's commands on machines unlike this one; ONLY=no-ipv6,user
+	@$(PYTHON) -m tests.machines.run $(if $(ONLY),--only $(ONLY))
+
 lint:  ## formatting, static analysis, the prose against the code
 	@$(PYTHON) -m tests.self.lint
 
 format:  ## apply .clang-format
-	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
+	@$(PYTHON) -m tests.self.lint --format
 
 prose:  ## code, traces, figures and glossary of the chapters, made anew
 	@$(PYTHON) -m tests.book.figures --write

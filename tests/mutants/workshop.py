@@ -113,7 +113,7 @@ def compiler(to, arguments):
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(to.name + ".partial")
     done = subprocess.run([CXX, *arguments, "-o", str(partial)], cwd=ROOT, capture_output=True,
-                          text=True, errors="replace")
+                          encoding="utf-8", errors="replace")
     if done.returncode != 0:
         raise RuntimeError("it does not build:\n" + done.stderr[:2000])
     partial.rename(to)

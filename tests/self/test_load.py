@@ -119,7 +119,7 @@ def run(port, *options, lines=None):
     command = [str(load.BUILD / "load"), "--port", str(port), "--patience", "2000", *options]
     if lines:
         command += ["--lines", "1"]
-    done = subprocess.run(command, input="\n".join(lines or []), text=True, check=False,
+    done = subprocess.run(command, input="\n".join(lines or []), encoding="utf-8", check=False,
                           stdout=subprocess.PIPE, timeout=60)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -263,7 +263,7 @@ class Generator(unittest.TestCase):
                         ["--churn", "5", "--rate", "100"]):
             with self.subTest(options=options):
                 done = subprocess.run([load.BUILD / "load", *options], capture_output=True,
-                                      text=True, check=False, timeout=10)
+                                      encoding="utf-8", check=False, timeout=10)
                 self.assertEqual((done.returncode, done.stdout), (2, ""))
                 self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
@@ -304,7 +304,7 @@ class Script(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "out.json"
             done = subprocess.run([*SCRIPT, "--quick", "--json", path, *options],
-                                  cwd=load.ROOT, capture_output=True, text=True, check=False,
+                                  cwd=load.ROOT, capture_output=True, encoding="utf-8", check=False,
                                   timeout=300)
             self.charts = {chart.stem: xml.etree.ElementTree.parse(chart).getroot()
                            for chart in pathlib.Path(folder).glob("*.svg")}
