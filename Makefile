@@ -27,7 +27,7 @@ asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
 .PHONY: all help test lint format prose matrix compare peers http threads measured \
-  fuzz soak repeat patches valgrind clean
+  fuzz soak repeat patches valgrind site style clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -109,7 +109,7 @@ trace-%: all  ## trace-N: the system calls of stage N while three clients come a
 # ---- All stages ----------------------------------------------------------------------------------
 
 matrix: all $(B)/shim.so  ## every probe against every stage
-	@$(PYTHON) -m tests.learn.matrix --build $(B) --write README.md
+	@$(PYTHON) -m tests.learn.matrix --build $(B) --write
 
 compare: all $(B)/shim.so  ## throughput, latency, CPU and calls of all stages; FULL=1: more
 	@$(PYTHON) -m tests.bench.load --build $(B) $(if $(FULL),--full)
@@ -133,7 +133,7 @@ measured: all $(B)/shim.so  ## all measurements, into tests/bench/MEASURED.md an
 	$(keep) peers make peers
 	$(keep) threads make threads
 	$(keep) http make http
-	@$(PYTHON) -m tests.self.prose --write
+	@$(PYTHON) -m tests.book.prose --write
 
 fuzz:  ## coverage-guided fuzzing of both codecs and stage 7; MINUTES=10
 	@$(PYTHON) -m tests.loop.fuzz --build $(B) --minutes $(or $(MINUTES),10)
@@ -159,8 +159,15 @@ lint:  ## formatting, static analysis, the prose against the code
 format:  ## apply .clang-format
 	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
 
-prose:  ## put the code as it is into the chapters' excerpts
-	@$(PYTHON) -m tests.self.prose --write
+prose:  ## code, traces, figures and glossary of the chapters, made anew
+	@$(PYTHON) -m tests.book.figures --write
+	@$(PYTHON) -m tests.book.prose --write
+
+style:  ## how the chapters talk, in numbers, beside other books
+	@$(PYTHON) -m tests.book.style
+
+site:  ## the chapters as pages to read in a browser, in build/site
+	@$(PYTHON) -m tests.book.site --build $(B)
 
 clean:  ## remove what was built
 	rm -rf build

@@ -7,7 +7,7 @@
 Beside each table stand the command, the machine and the date. Numbers of another machine are
 others, so nothing compares them; what is checked is that no stage, scenario or peer is missing, and
 that the pictures are of the same day. Chapters quote the tables with <!-- measured NAME: TITLE -->
-(tests/self/prose.py).
+(tests/book/prose.py).
 """
 
 import argparse

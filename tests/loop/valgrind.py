@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 
-os.environ["SAN"] = "valgrind"  # harness.py: everything takes longer
+os.environ["SAN"] = "valgrind"  # harness.SLOWER: everything takes longer
 from tests import harness
 from tests import probes
 from tests.harness import runner

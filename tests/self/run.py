@@ -32,7 +32,7 @@ SAME_WITH_SAN = {
 def suites(build):
     """Name and command of each suite, the quick ones first."""
     return [
-        ("prose", PYTHON + ["-m", "tests.self.prose"]),
+        ("prose", PYTHON + ["-m", "tests.book.prose"]),
         ("unit", [f"{build}/unit", "--gtest_brief=1"]),
         ("sim", [f"{build}/sim"]),
         ("fuzz corpus", PYTHON + ["-m", "tests.loop.fuzz", "--replay", "--build", build]),

@@ -1,0 +1,141 @@
+"""One probe on one stage, in a process of its own, and the verdict that comes of it."""
+
+import os
+import pickle
+import select
+import signal
+import sys
+import time
+
+from tests.harness.course import BUILD, SLOWER
+from tests.harness.messages import show
+from tests.harness.processes import adopt_orphans, die_with_parent, end_descendants, raise_fd_limit
+from tests.harness.stage import Stage
+from tests.harness.verdict import Fail, Gone, Lesson, NoStart, Verdict
+from tests.outside import kernel
+
+CELL_FAILSAFE = 120.0 * SLOWER  # seconds for one probe on one stage, whatever it does
+
+
+def run_probe(the_probe, stage):
+    """Run one probe in this process; returns a Verdict."""
+    start = time.monotonic()
+
+    def verdict(outcome, kind="", seen="", expected="", sent="", hint=""):
+        return Verdict(outcome, kind, show(seen), show(expected), show(sent), list(stage.notes),
+                       time.monotonic() - start, hint)
+
+    try:
+        try:
+            the_probe.run(stage)
+        except NoStart:
+            raise
+        except Fail as fail:
+            stage.finish(fail.sent)  # a server that has died explains everything else
+            raise
+        stage.finish()
+        return verdict("P")
+    except Lesson as lesson:
+        try:
+            stage.finish()
+        except Fail as fail:
+            return verdict("F", "", fail.seen, fail.expected, hint=fail.hint)
+        return verdict("L", lesson.kind, lesson.seen)
+    except NoStart as fail:
+        return verdict("F", "no start", fail.seen, fail.expected, fail.sent, fail.hint)
+    except Fail as fail:
+        return verdict("F", "", fail.seen, fail.expected, fail.sent, fail.hint)
+    except Gone as gone:
+        return verdict("F", "", f"the connection ended ({gone.how}); "
+                                f"{stage.servers[-1].describe()}", "the connection lasts")
+    except Exception as error:  # a fault of the probe itself must be seen, too
+        line = error.__traceback__
+        while line.tb_next:
+            line = line.tb_next
+        where = f"{os.path.basename(line.tb_frame.f_code.co_filename)}:{line.tb_lineno}"
+        return verdict("F", "probe", f"the probe itself failed: {error!r} at {where}")
+    finally:
+        stage.stop()
+
+
+def no_verdict(stage, at):
+    """The probe takes too long: say where it is, and what the server does."""
+    while at and os.path.basename(os.path.dirname(at.f_code.co_filename)) != "probes":
+        at = at.f_back
+    where = f" (the probe is at line {at.f_lineno} of {at.f_code.co_filename})" if at else ""
+    raise Fail(f"no verdict within {CELL_FAILSAFE - 10:.0f} s; "
+               + (stage.servers[-1].describe() if stage.servers else "no server yet") + where)
+
+
+class Cell:
+    """One probe on one stage, in a process of its own, so that it cannot disturb the others."""
+
+    def __init__(self, the_probe, number, command=None, build=BUILD, stage_class=Stage):
+        self.probe, self.number = the_probe, number
+        self.deadline = time.monotonic() + CELL_FAILSAFE
+        starter = os.getpid()
+        self.pipe, write_end = os.pipe()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.pipe)
+            self._work(starter, write_end, stage_class(number, command, build))
+        os.close(write_end)
+
+    def _work(self, starter, write_end, stage):
+        """In the child."""
+        try:
+            die_with_parent(starter)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends us
+            adopt_orphans()
+            kernel.forget_netlink()
+            raise_fd_limit()
+            signal.signal(signal.SIGALRM, lambda _, at: no_verdict(stage, at))
+            signal.setitimer(signal.ITIMER_REAL, CELL_FAILSAFE - 10)
+            result = pickle.dumps(run_probe(self.probe, stage))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            end_descendants()
+            with os.fdopen(write_end, "wb") as file:
+                file.write(result)
+        finally:
+            os._exit(0)
+
+    def result(self):
+        """The Verdict; waits for it."""
+        data = b""
+        while True:
+            left = self.deadline - time.monotonic()
+            if left <= 0 or not select.select([self.pipe], [], [], left)[0]:
+                self.kill()
+                return Verdict("F", "", f"no verdict within {CELL_FAILSAFE:.0f} s", "", "", [],
+                               CELL_FAILSAFE)
+            more = os.read(self.pipe, 65536)
+            if not more:
+                break
+            data += more
+        self.kill()
+        if not data:
+            return Verdict("F", "", "the probe's process died", "", "", [], 0.0)
+        return pickle.loads(data)
+
+    def kill(self):
+        """End the child and, with it, its servers."""
+        if self.pid:
+            family = [self.pid] + kernel.descendants(self.pid)
+            for pid in family:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            os.waitpid(self.pid, 0)
+            os.close(self.pipe)
+            self.pid = 0
+
+
+def run_cell(the_probe, number, command=None, build=BUILD):
+    """Run one probe on one stage and return its Verdict."""
+    cell = Cell(the_probe, number, command, build)
+    try:
+        return cell.result()
+    finally:
+        cell.kill()

@@ -1,0 +1,207 @@
+"""A client: it sends, receives and waits, and knows when waiting longer is pointless."""
+
+import select
+import socket
+import struct
+import time
+
+from tests.harness.course import KIB, MIB
+from tests.harness.messages import difference, frame, show
+from tests.harness.verdict import Fail, Gone
+from tests.harness.waiting import FAILSAFE, SPIN_MS, Stillness
+from tests.outside import kernel
+
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
+
+
+class Client:
+    """One connection to a server. The socket is non-blocking; all waiting is in wait().
+
+    rcvbuf and sndbuf fix the kernel's buffers (SO_RCVBUF before connect, so that the window never
+    grows beyond it). source is a loopback address to come from: one address has 28,000 ports.
+    """
+
+    def __init__(self, server, rcvbuf=None, sndbuf=None, source=None, wait=True):
+        self.server = server
+        family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+        self.sock = socket.socket(family, socket.SOCK_STREAM)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if rcvbuf:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        if sndbuf:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
+        if source:
+            self.sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            self.sock.bind((source, 0))
+        self.sock.settimeout(FAILSAFE)
+        self.lost = ""  # the server had closed it when connect() returned
+        try:
+            self.sock.connect((server.host, server.port))
+        except ConnectionResetError as error:
+            self.lost = error.strerror
+        except OSError as error:
+            queue = kernel.accept_queue(server.port)
+            full = isinstance(error, TimeoutError) and queue > 0
+            raise Fail(f"connect: {error.strerror or error}; {server.describe()}"
+                       + (f"; {queue} connections wait in its queue, and there is no room" * full),
+                       expected="a connection: the line says that it listens",
+                       hint="listen(2), backlog: ours is SOMAXCONN" if full else "") from None
+        self.sock.setblocking(False)
+        self.name, self.server_name = self.sock.getsockname(), (server.host, server.port)
+        self.received = 0  # bytes, in all
+
+    def fileno(self):
+        """So that select() and friends take a Client."""
+        return self.sock.fileno()
+
+    # The other end, in the kernel
+
+    def far_end(self):
+        """The server's socket of this connection: kernel.Sock, or None when it is closed."""
+        return kernel.find_socket(self.server_name, self.name)
+
+    def near_end(self):
+        """Our own socket as the kernel sees it."""
+        return kernel.find_socket(self.name, self.server_name)
+
+    def unread(self):
+        """Bytes that have reached the server's kernel and that it has not read."""
+        far = self.far_end()
+        return far.unread if far else 0
+
+    def accepted(self):
+        """Has the server called accept() for it?"""
+        far = self.far_end()
+        return bool(far and far.inode)
+
+    def server_fd(self):
+        """The number of this connection's descriptor in the server; None if it has none."""
+        far = self.far_end()
+        if not far or not far.inode:
+            return None
+        name = f"socket:[{far.inode}]"
+        return next((fd for fd, what in self.server.fds().items() if what == name), None)
+
+    # Sending
+
+    def try_send(self, data):
+        """Send what fits at once. Returns how many bytes; raises Gone."""
+        if self.lost:
+            raise Gone(self.lost)
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise Gone(error.strerror) from None
+
+    def send(self, data):
+        """Send all, waiting while the server does not read."""
+        view = memoryview(data)
+        while view:
+            try:
+                count = self.try_send(view)
+            except Gone as gone:
+                self.server.come_to_rest()
+                raise Fail(f"{gone.how} when {len(data) - len(view):,} bytes were sent; "
+                           f"{self.server.describe()}", sent=show(data),
+                           expected="the server reads all of it") from None
+            view = view[count:]
+            if view and not count:
+                self.wait(reading=False, writing=True, what="the server reads on", sent=data)
+
+    def half_close(self):
+        """Finish sending (FIN), and go on reading. Raises Gone."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise Gone(error.strerror) from None
+
+    # Receiving
+
+    def try_receive(self, limit=256 * KIB):
+        """What has come, b'' if nothing has; raises Gone at the end."""
+        if self.lost:
+            raise Gone(self.lost)
+        try:
+            data = self.sock.recv(limit)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise Gone(error.strerror) from None
+        if not data:
+            raise Gone("end of file")
+        self.received += len(data)
+        return data
+
+    def readable(self):
+        """Is there something to receive, or an end?"""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def expect(self, expected, sent=None):
+        """Receive exactly these bytes; fail at the first one that differs."""
+        sent = expected if sent is None else sent
+        got = bytearray()
+        while len(got) < len(expected):
+            try:
+                data = self.try_receive(min(len(expected) - len(got), MIB))
+            except Gone as gone:
+                self.server.come_to_rest()
+                raise Fail(f"{gone.how}: {difference(expected, bytes(got))}; "
+                           f"{self.server.describe()}", expected=show(expected),
+                           sent=show(sent)) from None
+            if data != expected[len(got):len(got) + len(data)]:
+                seen = bytes(got) + data
+                raise Fail(difference(expected, seen), expected=show(expected), sent=show(sent))
+            got += data
+            if not data:
+                self.wait(what=show(expected), sent=sent,
+                          so_far=f"{len(got):,} of {len(expected):,} bytes came; ")
+
+    def expect_end(self, sent=""):
+        """The server closes in an orderly way, without a byte more."""
+        while True:
+            try:
+                data = self.try_receive()
+            except Gone as gone:
+                if gone.how != "end of file":
+                    raise Fail(gone.how, expected="end of file", sent=show(sent)) from None
+                return
+            if data:
+                raise Fail(f"{show(data)} too many", sent=show(sent),
+                           expected="nothing more, then end of file")
+            self.wait(what="end of file", sent=sent)
+
+    def roundtrip(self, payload=b"hello"):
+        """Send one frame and receive it."""
+        self.send(frame(payload))
+        self.expect(frame(payload))
+
+    def wait(self, reading=True, writing=False, what="", sent="", so_far=""):
+        """Wait until the socket is ready. Fails as soon as it is certain that it never will be."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN * reading | select.POLLOUT * writing)
+        end, still = time.monotonic() + FAILSAFE, Stillness(self)
+        spin_ms = self.server.cpu_ms() + SPIN_MS
+        while not poll.poll(200):
+            if self.server.exited() and not poll.poll(0):
+                break
+            spins = self.server.cpu_ms() > spin_ms
+            if still.lasts() or spins or time.monotonic() > end:
+                raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
+                           f"{', and goes in circles' if spins else ''}, "
+                           f"{self.unread():,} bytes of this client unread",
+                           expected=what, sent=show(sent))
+
+    # Leaving
+
+    def close(self):
+        """Leave: FIN, or RST if something is unread."""
+        self.sock.close()
+
+    def reset(self):
+        """Leave with RST, and nothing in TIME_WAIT."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()

@@ -1,0 +1,44 @@
+"""Bytes: the frames that clients send, and how a difference is shown to people."""
+
+import struct
+
+from tests.harness.course import KIB
+
+
+def frame(payload=b""):
+    """A message as stage 07 reads it. The other stages send it back without looking."""
+    return b"EVLP" + struct.pack("!I", len(payload)) + payload
+
+
+def frames(total, size=64 * KIB, seed=1):
+    """About `total` bytes of frames with `size` bytes of payload, no two alike."""
+    block = bytes((i * 7 + seed) % 251 for i in range(size))
+    count = max(1, total // (size + 8))
+    return b"".join(frame(struct.pack("!II", seed, i) + block[8:]) for i in range(count))
+
+
+def show(data, limit=16):
+    """Bytes for people: how many, and how they begin."""
+    if isinstance(data, str):
+        return data
+    text = " ".join(f"{byte:02x}" for byte in data[:limit])
+    return f"{len(data):,} bytes" + (f": {text}" if data else "") + (" ..." * (len(data) > limit))
+
+
+def printable(text):
+    """Without what a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def difference(expected, seen, before=0):
+    """Point at the first byte that differs, `before` right ones being left out. '' if none does."""
+    if expected == seen:
+        return ""
+    shared = min(len(expected), len(seen))
+    at = next((i for i in range(shared) if expected[i] != seen[i]), shared)
+    if at == len(seen):
+        return f"the first {before + at:,} bytes are right, then nothing more came"
+    if at == len(expected):
+        return f"all {before + at:,} bytes are right, then {show(seen[at:])} too many"
+    return (f"byte {before + at:,} differs (counted from 0): expected {show(expected[at:at + 8])}, "
+            f"received {show(seen[at:at + 8])}")

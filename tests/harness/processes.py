@@ -1,0 +1,49 @@
+"""Child processes: none outlives what has started it."""
+
+import ctypes
+import os
+import resource
+import signal
+
+from tests.outside import kernel
+
+_libc = ctypes.CDLL(None, use_errno=True)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def die_with_parent(starter):
+    """In a child: SIGKILL when the parent dies, however that comes."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != starter:  # it died before prctl()
+        os._exit(1)
+
+
+def adopt_orphans():
+    """Whoever loses its parent below this process becomes a child of it, and not of init."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_descendants():
+    """Kill all that was started from here, also what has put itself into the background."""
+    while True:
+        for pid in kernel.descendants(os.getpid()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def heed_interrupts():
+    """In a child: let SIGINT end it. What a shell starts with "&" ignores it, and all it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def raise_fd_limit():
+    """As many descriptors as this process may have. Returns how many."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

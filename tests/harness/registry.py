@@ -1,0 +1,35 @@
+"""The list of all probes: @probe adds one, with what readers are told about it."""
+
+from tests.harness.course import STAGES
+
+
+class Probe:
+    """One registered function, with what readers are told about it."""
+
+    def __init__(self, run, row, title, expect, look, hint, alone):
+        self.run, self.row, self.title = run, row, title
+        self.expect = dict(zip(STAGES, expect.split()))
+        self.look, self.hint, self.alone = look, hint, alone
+        assert len(self.expect) == len(STAGES), f"{run.__name__}: a column for each stage"
+
+    def __repr__(self):
+        return f"{self.row}:{self.run.__name__}"
+
+
+PROBES = []
+
+
+def probe(row, title, expect, look, hint="", alone=False):
+    """Register a probe. `alone`: nothing else may run while it measures."""
+    def register(run):
+        PROBES.append(Probe(run, row, title, expect, look, hint, alone))
+        return run
+    return register
+
+
+def probes(rows=None, stage=None):
+    """The registered probes in the order of their rows, those that apply to `stage`."""
+    chosen = [p for p in PROBES if rows is None or p.row in rows]
+    if stage is not None:
+        chosen = [p for p in chosen if p.expect[stage] != "-"]
+    return sorted(chosen, key=lambda p: p.row)
