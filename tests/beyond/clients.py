@@ -1,0 +1,148 @@
+"""Clients that go on whatever happens to their server, and count what they did not get.
+
+A request has failed when no whole answer has come, whatever the reason is. Nothing is sent twice: a
+browser would repeat a GET that was lost with its connection, but may not repeat an order.
+"""
+
+import collections
+import itertools
+import socket
+import threading
+
+from tests import harness
+
+PATIENCE = 30 * harness.SLOWER  # seconds for one answer
+
+
+class Failed(Exception):
+    """No answer, or not a whole one. Says how."""
+
+
+class Client:
+    """One connection at a time; how many requests each of them is for, is in `each`."""
+
+    def __init__(self, address, source, each=0):
+        self.address, self.source, self.each = address, source, each
+        self.socket, self.used = None, 0
+
+    def request(self):
+        """Send one and read its answer. Raises Failed."""
+        new = self.socket is None
+        try:
+            if new:
+                self.connect()
+            self.used += 1
+            keep = self.exchange() and self.used != self.each
+        except OSError as error:
+            self.close()
+            raise Failed(("new connection: " if new else "kept connection: ")
+                         + (error.strerror or str(error) or "no answer")) from None
+        if not keep:
+            self.close()
+
+    def connect(self):
+        """From an address that this client has for itself: no port is used up."""
+        self.socket = socket.socket()
+        self.used = 0
+        self.socket.settimeout(PATIENCE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.bind((self.source, 0))
+        self.socket.connect(self.address)
+
+    def close(self):
+        """Leave."""
+        if self.socket:
+            self.socket.close()
+            self.socket = None
+
+    def receive(self, most):
+        """Some bytes; an error when there are no more."""
+        data = self.socket.recv(most)
+        if not data:
+            raise OSError("closed without an answer")
+        return data
+
+    def exchange(self):
+        """One request. False if the server says that it is the last one of this connection."""
+        raise NotImplementedError
+
+
+class Web(Client):
+    """Asks 07-http for a page."""
+
+    question = b"GET /bytes/1000 HTTP/1.1\r\nHost: here\r\n\r\n"
+
+    def exchange(self):
+        self.socket.sendall(self.question)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += self.receive(65536)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        fields = dict(line.split(b": ", 1) for line in lines[1:])
+        if not lines[0].startswith(b"http/1.1 200 "):
+            raise OSError(lines[0].decode(errors="replace"))
+        while len(body) < int(fields[b"content-length"]):
+            body += self.receive(65536)
+        return fields.get(b"connection") != b"close"
+
+
+class Echo(Client):
+    """Sends 07-evloop a frame."""
+
+    question = harness.frame(b"x" * 64)
+
+    def exchange(self):
+        self.socket.sendall(self.question)
+        answer = b""
+        while len(answer) < len(self.question):
+            answer += self.receive(len(self.question) - len(answer))
+        if answer != self.question:
+            raise OSError("other bytes")
+        return True
+
+
+class Load:
+    """Clients that make `total` requests together, each on a thread of its own."""
+
+    def __init__(self, clients, total):
+        self.clients, self.total = clients, total
+        self.tickets = itertools.count(1)
+        self.answered = [0] * len(clients)  # by each
+        self.failures = [collections.Counter() for _ in clients]
+        self.ending = False
+        self.threads = [threading.Thread(target=self.go_on, args=(number,), daemon=True)
+                        for number in range(len(clients))]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ending = True
+        self.wait()
+
+    def go_on(self, number):
+        """What each thread does."""
+        client = self.clients[number]
+        while not self.ending and next(self.tickets) <= self.total:
+            try:
+                client.request()
+                self.answered[number] += 1
+            except Failed as failed:
+                self.failures[number][str(failed)] += 1
+        client.close()
+
+    def count(self):
+        """Requests that have been answered, or have failed."""
+        return sum(self.answered) + self.failed().total()
+
+    def failed(self):
+        """{why: how many}"""
+        return sum(map(collections.Counter, map(dict, self.failures)), collections.Counter())
+
+    def wait(self):
+        """Until all are made."""
+        for thread in self.threads:
+            thread.join()

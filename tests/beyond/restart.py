@@ -1,0 +1,461 @@
+#!/usr/bin/env python3
+"""Servers are replaced while requests go on, and failures are counted: `make restart`.
+
+    python3 -m tests.beyond.restart                      every way, some minutes
+    python3 -m tests.beyond.restart --only announced     one of them
+    python3 -m tests.beyond.restart --requests 5000 --restarts 4
+
+Two instances of each server stand behind HAProxy (haproxy.cfg) and are replaced in turn: SIGTERM,
+exit status 0, a new start on the same port. Then the same without a proxy, where the new instance
+begins to listen before the old one stops. A restart comes after so many requests and not after so
+many seconds, and the next one waits until the proxy has seen the last one go and come back.
+
+The load is wrk where it is installed, and HTTP is spoken to the proxy; else clients.py. Exit status
+0 if no request failed where none may.
+"""
+
+import argparse
+import contextlib
+import csv
+import collections
+import io
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+from tests import harness
+from tests.beyond import servers
+from tests.beyond.clients import Echo, Load, Web
+from tests.beyond.servers import Instance, Trouble, say
+from tests.harness import runner
+
+HERE = pathlib.Path(__file__).parent
+CLIENTS = 20
+SESSION = 10  # frames of a client of 07-evloop before it leaves and comes again
+NOTICE_MS = 1000  # between the first announcement of a stop and the stop
+PATIENCE = 30 * harness.SLOWER  # seconds without what must come
+
+
+# ---- HAProxy -------------------------------------------------------------------------------------
+
+
+class Port:
+    """A port that stays ours while servers come and go: bound, but nothing listens here.
+
+    A server that sets SO_REUSEADDR, too, can listen on it (socket(7)); connect() of another program
+    cannot choose it.
+    """
+
+    def __init__(self, number=0):
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self.socket.bind(("127.0.0.1", number))
+        except OSError as error:
+            raise Trouble(f"bind 127.0.0.1:{number}: {error.strerror}") from None
+        self.number = self.socket.getsockname()[1]
+
+
+class Proxy:
+    """HAProxy, while servers behind it come and go."""
+
+    def __init__(self, stack, port=0):
+        self.program = shutil.which("haproxy", path=servers.PATH)
+        if not self.program:
+            raise Trouble("no HAProxy here: apt-get install haproxy")
+        names = ("WEB", "WEB_ONE", "WEB_TWO", "ECHO", "ECHO_ONE", "ECHO_TWO")
+        self.ports = {name: Port(port if name == "WEB" else 0) for name in names}
+        self.folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="restart-"))
+        self.log = stack.enter_context(tempfile.TemporaryFile())
+        self.process = self.start()
+        stack.callback(self.end)
+
+    def start(self):
+        """In the foreground, one process."""
+        starter = os.getpid()
+        environment = {name: str(port.number) for name, port in self.ports.items()}
+        return subprocess.Popen(
+            [self.program, "-db", "-f", str(HERE / "haproxy.cfg")], stdin=subprocess.DEVNULL,
+            stdout=self.log, stderr=self.log, preexec_fn=lambda: servers.prepare(starter),
+            env={**os.environ, **environment, "FOLDER": self.folder})
+
+    def end(self):
+        """The proxy goes before its servers."""
+        self.process.kill()
+        self.process.wait()
+
+    def version(self):
+        """That of HAProxy: "2.6.12"."""
+        done = subprocess.run([self.program, "-v"], capture_output=True, text=True, check=False)
+        return re.search(r"\d[\d.]*", done.stdout + "?")[0]
+
+    def address(self, service):
+        """Where clients connect to."""
+        return "127.0.0.1", self.ports[service.upper()].number
+
+    def port(self, service, name):
+        """Where a server has to listen."""
+        return self.ports[f"{service}_{name}".upper()].number
+
+    def tell(self, command):
+        """Say something to the running proxy; its answer."""
+        with socket.socket(socket.AF_UNIX) as admin:
+            admin.settimeout(PATIENCE)
+            try:
+                admin.connect(self.folder + "/admin")
+                admin.sendall(command.encode() + b"\n")
+                return b"".join(iter(lambda: admin.recv(65536), b"")).decode()
+            except OSError as error:
+                raise Trouble(self.why_not(error)) from None
+
+    def why_not(self, error):
+        """Why it does not answer: what it has said itself, if anything."""
+        said = os.pread(self.log.fileno(), 1 << 20, 0).decode(errors="replace")
+        alerts = re.findall(r"^\[ALERT\] .*?: (.*)", said, re.M)
+        return f"HAProxy: {alerts[0] if alerts else error}"
+
+    def state(self, service, name):
+        """A line of its statistics, as {column: text}."""
+        table = csv.DictReader(io.StringIO(self.tell("show stat").lstrip("# ")))
+        return next(line for line in table if (line["pxname"], line["svname"]) == (service, name))
+
+    def requests(self, service):
+        """How many it has had."""
+        return int(self.state(service, "FRONTEND")["req_tot" if service == "web" else "stot"])
+
+    def wait_until_up(self, service, name):
+        """Until it believes that a server is well."""
+        wait_for(lambda: self.listens() and self.is_up(service, name),
+                 f"HAProxy does not find {service} {name} well")
+
+    def listens(self):
+        """Does it answer? Trouble if it has ended."""
+        if self.process.poll() is not None:
+            raise Trouble(self.why_not("it has ended"))
+        return os.path.exists(self.folder + "/admin")
+
+    def is_up(self, service, name):
+        """By a check that was made, not by hope."""
+        state = self.state(service, name)
+        return state["status"] == "UP" and state["check_status"] in ("L7OK", "L4OK")
+
+
+def wait_for(condition, what, load=None):
+    """Until it holds. Trouble when it does not for long, and no request is answered meanwhile."""
+    seen, end = -1, 0
+    while not condition():
+        count = load.count() if load else 0
+        if count != seen:
+            seen, end = count, time.monotonic() + PATIENCE
+        if time.monotonic() > end:
+            raise Trouble(f"{what} within {PATIENCE:.0f} s")
+        time.sleep(0.002)  # lets the others run
+
+
+# ---- Load ----------------------------------------------------------------------------------------
+
+
+class Wrk:
+    """The same as clients.Load for HTTP, by a program that was not written here."""
+
+    SCRIPT = """
+        local left = %d
+        response = function() left = left - 1; if left == 0 then wrk.thread:stop() end end
+        done = function(summary)
+            local e = summary.errors
+            print("seen", summary.requests, e.connect, e.read, e.write, e.status, e.timeout)
+        end
+    """
+    ERRORS = ("connect", "read", "write", "status", "timeout")
+
+    def __init__(self, proxy, total):
+        self.proxy, self.before, self.total = proxy, proxy.requests("web"), total
+        self.process = self.script = None
+        self.answered, self.errors = [], {}
+
+    def __enter__(self):
+        self.script = tempfile.NamedTemporaryFile("w", suffix=".lua")
+        self.script.write(self.SCRIPT % self.total)
+        self.script.flush()
+        host, port = self.proxy.address("web")
+        starter = os.getpid()
+        self.process = subprocess.Popen(
+            ["wrk", "-t", "1", "-c", str(CLIENTS), "-d", "1h", "--timeout", f"{PATIENCE:.0f}s",
+             "-s", self.script.name, f"http://{host}:{port}/bytes/1000"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            preexec_fn=lambda: servers.prepare(starter))
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+        self.script.close()
+
+    def count(self):
+        """Requests, as the proxy counts them."""
+        if self.process.poll() is not None:
+            return self.total
+        return self.proxy.requests("web") - self.before
+
+    def failed(self):
+        """{why: how many}, after wait()."""
+        return collections.Counter({name: n for name, n in self.errors.items() if n})
+
+    def wait(self):
+        """Until all are made."""
+        out = self.process.communicate()[0]
+        seen = re.search(r"^seen\t(.*)", out, re.M)
+        if not seen:
+            raise Trouble(f"wrk: {out.strip().rpartition(chr(10))[2] or 'killed'}")
+        requests, *errors = map(int, seen[1].split())
+        self.answered, self.errors = [requests], dict(zip(self.ERRORS, errors))
+
+
+# ---- Ways to replace a server --------------------------------------------------------------------
+
+
+class Behind:
+    """Two instances behind the proxy, replaced in turn."""
+
+    def __init__(self, proxy, service, command):
+        self.proxy, self.service, self.command = proxy, service, command
+        self.instances = {}
+
+    def __enter__(self):
+        try:
+            for name in ("one", "two"):
+                self.start(name)
+            for name in self.instances:
+                self.proxy.wait_until_up(self.service, name)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for instance in self.instances.values():
+            instance.kill()
+
+    def start(self, name):
+        """An instance on the port that the proxy knows."""
+        self.instances[name] = Instance(self.command, self.proxy.port(self.service, name))
+
+    def replace(self, number, load):
+        """One of them."""
+        name = ("one", "two")[number % 2]
+        self.prepare(name, load)
+        self.end(self.instances[name])
+        wait_for(lambda: not self.proxy.is_up(self.service, name),
+                 f"HAProxy does not miss {self.service} {name}")
+        self.start(name)
+        self.resume(name)
+        self.proxy.wait_until_up(self.service, name)
+
+    def prepare(self, name, load):
+        """Before it is told to stop."""
+
+    def end(self, instance):
+        """It leaves by itself, and says that all went well."""
+        instance.terminate()
+        status = instance.wait()
+        if status != 0:
+            raise Trouble(f"{instance.name} has ended with {status}: {instance.said()}")
+
+    def resume(self, name):
+        """When a new one is there."""
+
+
+class Killed(Behind):
+    """It is not even asked."""
+
+    def end(self, instance):
+        instance.kill()
+
+
+class Drained(Behind):
+    """The proxy is told first. It sends no new clients, and we wait until the others have left."""
+
+    def prepare(self, name, load):
+        self.proxy.tell(f"set server {self.service}/{name} state drain")
+        wait_for(lambda: self.proxy.state(self.service, name)["scur"] == "0",
+                 f"clients stay with {self.service} {name}", load)
+
+    def resume(self, name):
+        self.proxy.tell(f"set server {self.service}/{name} state ready")
+
+
+class Beside:
+    """No proxy: the new instance shares the port of the old one before that stops."""
+
+    def __init__(self, command):
+        self.command = [*command, "--reuse-port", 1]
+        self.instance = None
+
+    def __enter__(self):
+        self.instance = self.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.instance:
+            self.instance.kill()
+
+    def start(self):
+        """Another one, on the same port."""
+        return Instance(self.command, self.instance.port if self.instance else 0)
+
+    def address(self):
+        """Where clients connect to."""
+        return self.instance.host, self.instance.port
+
+    def replace(self, *_):
+        """The one that is there."""
+        old, self.instance = self.instance, self.start()
+        try:
+            Behind.end(self, old)
+        finally:
+            old.kill()
+
+
+class Inherited(Beside):
+    """The same, but there is one listener for all, which was here before the first of them."""
+
+    def __init__(self, command):
+        super().__init__(command)
+        self.command = command
+        self.listener = None
+
+    def __enter__(self):
+        self.listener = servers.listen()
+        return super().__enter__()
+
+    def __exit__(self, *_):
+        super().__exit__()
+        self.listener.close()
+
+    def start(self):
+        return Instance(self.command, listener=self.listener)
+
+
+# ---- The table -----------------------------------------------------------------------------------
+
+
+class Way:
+    """A line of the table: a way to replace servers under load."""
+
+    def __init__(self, key, title, make, clients, loses):
+        self.key, self.title, self.make, self.clients, self.loses = key, title, make, clients, loses
+
+
+def ways(build):
+    """All of them. make(proxy) gives what replaces, clients(address) who asks."""
+    http = [servers.program(build, "07-http"), "--idle-ms", 0]
+    echo = [servers.program(build, "07-evloop"), "--idle-ms", 0]
+    told, untold = ([*http, "--notice-ms", ms] for ms in (NOTICE_MS, 0))
+    keep, mixed = crowd(Web), lambda address: [*crowd(Web, 1)(address)[::2],
+                                               *crowd(Web)(address)[1::2]]
+    return [
+        Way("announced", "07-http behind HAProxy: announced, then stopped",
+            lambda proxy: Behind(proxy, "web", told), keep, False),
+        Way("stopped", "  stopped without a word",
+            lambda proxy: Behind(proxy, "web", untold), keep, True),
+        Way("killed", "  killed",
+            lambda proxy: Killed(proxy, "web", untold), keep, True),
+        Way("drained", f"07-evloop behind HAProxy, {SESSION} frames a client: drained, then stopped",
+            lambda proxy: Drained(proxy, "echo", echo), crowd(Echo, SESSION), False),
+        Way("undrained", "  stopped without a word",
+            lambda proxy: Behind(proxy, "echo", echo), crowd(Echo, SESSION), True),
+        Way("stay", "  and clients that stay for ever",
+            lambda proxy: Behind(proxy, "echo", echo), crowd(Echo), True),
+        Way("beside", "07-http on SO_REUSEPORT: announced, then stopped",
+            lambda proxy: Beside(told), mixed, True),
+        Way("beside-untold", "  stopped without a word",
+            lambda proxy: Beside(untold), mixed, True),
+        Way("inherited", "07-http with an inherited listener: announced, then stopped",
+            lambda proxy: Inherited(told), mixed, False),
+        Way("inherited-untold", "  stopped without a word",
+            lambda proxy: Inherited(untold), mixed, True),
+    ]
+
+
+def crowd(kind, each=0):
+    """Clients of a kind, each from an address of its own."""
+    return lambda address: [kind(address, f"127.0.1.{1 + number}", each)
+                            for number in range(CLIENTS)]
+
+
+def run(way, proxy, options):
+    """Replace servers one after the other while requests go on. What was seen: a Load or a Wrk."""
+    with way.make(proxy) as group:
+        behind = isinstance(group, Behind)
+        if behind and group.service == "web" and options.wrk:
+            load = Wrk(proxy, options.requests)
+        else:
+            address = proxy.address(group.service) if behind else group.address()
+            load = Load(way.clients(address), options.requests)
+        with load, runner.progress(options.restarts) as step:
+            for number in range(options.restarts):
+                due = options.requests * (number + 1) // (options.restarts + 1)
+                wait_for(lambda: load.count() >= due, "no request is answered", load)
+                group.replace(number, load)
+                step(f"{way.key}: {load.count():,} requests")
+            load.wait()
+        return load
+
+
+def show(way, load):
+    """A line of the table, and a few more about failures."""
+    failures = load.failed()
+    total = sum(load.answered) + (0 if isinstance(load, Wrk) else failures.total())
+    say(f"{way.title:72}{total:>10,}{failures.total():>8,}")
+    for why, count in failures.most_common():
+        say(f"{'':6}{count:>6,}  {why}")
+
+
+def parse_arguments():
+    """The options of this script."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", default=harness.BUILD)
+    parser.add_argument("--requests", type=int, default=100_000, help="for each way")
+    parser.add_argument("--restarts", type=int, default=10, help="for each way")
+    parser.add_argument("--only", help="ways, such as announced,stopped")
+    parser.add_argument("--port", type=int, default=0, help="of the proxy (default: any free one)")
+    parser.add_argument("--own", action="store_true", help="no wrk, even if it is there")
+    options = parser.parse_args()
+    if options.requests < 1 or options.restarts < 0 or not 0 <= options.port <= 65535:
+        parser.error("one request or more, a port up to 65535")
+    options.wrk = not options.own and shutil.which("wrk")
+    options.known = ways(options.build)
+    keys = options.only.split(",") if options.only else [way.key for way in options.known]
+    if unknown := set(keys) - {way.key for way in options.known}:
+        parser.error(f"--only {','.join(unknown)}: there are "
+                     + ", ".join(way.key for way in options.known))
+    options.chosen = [way for way in options.known if way.key in keys]
+    return options
+
+
+def main():
+    """0 if nothing was lost where nothing may be."""
+    options = parse_arguments()
+    lost = 0
+    with contextlib.ExitStack() as stack:
+        proxy = Proxy(stack, options.port)
+        say(f"HAProxy {proxy.version()}, {'wrk' if options.wrk else 'no wrk'}; {CLIENTS} clients, "
+            f"{options.restarts} restarts for each line\n"
+            f"{'':72}{'requests':>10}{'failed':>8}")
+        for way in options.chosen:
+            load = run(way, proxy, options)
+            show(way, load)
+            lost += 0 if way.loses else load.failed().total()
+    if lost:
+        print(f"{lost:,} requests have failed where none may", file=sys.stderr)
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    runner.main(servers.run(main))
