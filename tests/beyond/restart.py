@@ -23,6 +23,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -165,8 +166,6 @@ class Wrk:
     """The same as clients.Load for HTTP, by a program that was not written here."""
 
     SCRIPT = """
-        local left = %d
-        response = function() left = left - 1; if left == 0 then wrk.thread:stop() end end
         done = function(summary)
             local e = summary.errors
             print("seen", summary.requests, e.connect, e.read, e.write, e.status, e.timeout)
@@ -181,7 +180,7 @@ class Wrk:
 
     def __enter__(self):
         self.script = tempfile.NamedTemporaryFile("w", suffix=".lua")
-        self.script.write(self.SCRIPT % self.total)
+        self.script.write(self.SCRIPT)
         self.script.flush()
         host, port = self.proxy.address("web")
         starter = os.getpid()
@@ -194,7 +193,8 @@ class Wrk:
 
     def __exit__(self, *_):
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self.process.stdout.close()
         self.script.close()
 
     def count(self):
@@ -208,8 +208,10 @@ class Wrk:
         return collections.Counter({name: n for name, n in self.errors.items() if n})
 
     def wait(self):
-        """Until all are made."""
-        out = self.process.communicate()[0]
+        """Until all are made: wrk knows a time, and no number of requests."""
+        wait_for(lambda: self.count() >= self.total, "no request is answered", self)
+        self.process.send_signal(signal.SIGINT)
+        out = self.process.stdout.read()
         seen = re.search(r"^seen\t(.*)", out, re.M)
         if not seen:
             raise Trouble(f"wrk: {out.strip().rpartition(chr(10))[2] or 'killed'}")

@@ -60,7 +60,7 @@ def listen(host="127.0.0.1", port=0, shared=False):
 class Instance:
     """One running server."""
 
-    def __init__(self, command, port=0, listener=None, host="127.0.0.1"):
+    def __init__(self, command, port=0, listener=None, host="127.0.0.1", env=None):
         command = [*map(str, command)]
         if listener is None:
             command += ["--port", str(port), "--host", host]
@@ -71,7 +71,8 @@ class Instance:
         starter = os.getpid()
         self.process = subprocess.Popen(
             command, stdin=listener if listener else subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=self.stderr, preexec_fn=lambda: prepare(starter))
+            stderr=self.stderr, preexec_fn=lambda: prepare(starter),
+            env={**os.environ, **(env or {})})
         try:
             self.host, self.port = self.address()
         except BaseException:
