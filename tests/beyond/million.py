@@ -14,7 +14,6 @@ the servers' own memory, and of the clients', only the growth counts.
 
 import argparse
 import contextlib
-import functools
 import math
 import multiprocessing
 import os
@@ -118,14 +117,14 @@ class Plan:
         open_files = number_in("/proc/sys/fs/file-nr")
         self.limits = [
             (int((available() - reserve) // cost),
-             f"memory: {available() / MIB:,.0f} MiB available, {reserve / MIB:,.0f} to be left "
-             f"alone, {cost:,.0f} bytes a client"),
+             f"memory: {available() / MIB:,.0f} MiB, {reserve / MIB:,.0f} to be left alone, "
+             f"{cost:,.0f} bytes a client"),
             (self.most("/proc/sys/fs/file-max", open_files + SPARE_FILES) // 2,
-             "fs.file-max: open files of the whole system, two for each client"),
+             "fs.file-max: open files of the system, two for each client"),
             (self.most("/proc/sys/fs/epoll/max_user_watches"),
              "fs.epoll.max_user_watches: one for each client"),
             (most * per_process,
-             f"{fd_name}: {self.fds:,} descriptors in one process, and {most} servers"),
+             f"{fd_name}: {self.fds:,} descriptors in a process, {most} servers"),
         ]
         if asked:
             self.limits.append((asked, "--clients"))
@@ -151,9 +150,8 @@ class Plan:
         """All limits, the lowest first, and what follows."""
         for count, why in sorted(self.limits):
             say(f"  {count if count < sys.maxsize else 'any':>13,}  {why}")
-        say(f"{self.clients:,} clients, because of {self.limit.partition(':')[0]}; "
-            f"{self.processes} servers, and {self.processes * self.sources} source addresses "
-            f"with {self.ports // 2:,} of {self.ports:,} ports each")
+        say(f"{self.clients:,} clients, because of {self.limit.partition(':')[0]}: "
+            f"{self.processes} servers, {self.processes * self.sources} source addresses")
 
 
 # ---- Clients -------------------------------------------------------------------------------------
@@ -387,15 +385,15 @@ def main():
             raise Trouble(f"no room for a single client, because of {pilot.limit}")
         measurement.start(pilot.processes)
         before = measurement.memory()
-        say(f"{pilot.clients:,} clients first, to see what one costs; then there may be")
+        say(f"{pilot.clients:,} clients first, to see what one costs. Then there may be")
         plan = Plan(options.clients, reserve, cost_of_one(measurement, pilot))
         plan.show()
         measurement.start(plan.processes)
         stopped = measurement.open(plan.clients, plan.ports // 2)
         if stopped:
             say(f"stopped at {measurement.count:,}: {stopped}")
-        say(f"{measurement.count:,} clients are connected, and {measurement.talk():,} of them "
-            "have just had an echo")
+        say(f"{measurement.count:,} clients are connected, and {measurement.talk():,} of them have "
+            "had another echo")
         show(measurement.count, before, measurement.memory())
         return 1 if stopped else 0
 

@@ -344,79 +344,104 @@ class Inherited(Beside):
         return Instance(self.command, listener=self.listener)
 
 
-# ---- The table -----------------------------------------------------------------------------------
+# ---- The tables ----------------------------------------------------------------------------------
 
 
 class Way:
-    """A line of the table: a way to replace servers under load."""
+    """A line of a table: a way to replace servers under load.
 
-    def __init__(self, key, title, make, clients, loses):
-        self.key, self.title, self.make, self.clients, self.loses = key, title, make, clients, loses
+    make(proxy) gives what replaces, clients(address) who asks. `often`: one restart after the other
+    for as long as requests are made. `loses`: something may fail, because something is left out.
+    """
+
+    def __init__(self, key, title, make, clients, often=False, loses=True):
+        self.key, self.title, self.make, self.clients = key, title, make, clients
+        self.often, self.loses = often, loses
 
 
 def ways(build):
-    """All of them. make(proxy) gives what replaces, clients(address) who asks."""
+    """{title of a table: its lines}"""
     http = [servers.program(build, "07-http"), "--idle-ms", 0]
     echo = [servers.program(build, "07-evloop"), "--idle-ms", 0]
     told, untold = ([*http, "--notice-ms", ms] for ms in (NOTICE_MS, 0))
-    keep, mixed = crowd(Web), lambda address: [*crowd(Web, 1)(address)[::2],
-                                               *crowd(Web)(address)[1::2]]
-    return [
-        Way("announced", "07-http behind HAProxy: announced, then stopped",
-            lambda proxy: Behind(proxy, "web", told), keep, False),
-        Way("stopped", "  stopped without a word",
-            lambda proxy: Behind(proxy, "web", untold), keep, True),
-        Way("killed", "  killed",
-            lambda proxy: Killed(proxy, "web", untold), keep, True),
-        Way("drained", f"07-evloop behind HAProxy, {SESSION} frames a client: drained, then stopped",
-            lambda proxy: Drained(proxy, "echo", echo), crowd(Echo, SESSION), False),
-        Way("undrained", "  stopped without a word",
-            lambda proxy: Behind(proxy, "echo", echo), crowd(Echo, SESSION), True),
-        Way("stay", "  and clients that stay for ever",
-            lambda proxy: Behind(proxy, "echo", echo), crowd(Echo), True),
-        Way("beside", "07-http on SO_REUSEPORT: announced, then stopped",
-            lambda proxy: Beside(told), mixed, True),
-        Way("beside-untold", "  stopped without a word",
-            lambda proxy: Beside(untold), mixed, True),
-        Way("inherited", "07-http with an inherited listener: announced, then stopped",
-            lambda proxy: Inherited(told), mixed, False),
-        Way("inherited-untold", "  stopped without a word",
-            lambda proxy: Inherited(untold), mixed, True),
-    ]
+    return {
+        "07-http behind HAProxy": [
+            Way("announced", "announced, then stopped",
+                lambda proxy: Behind(proxy, "web", told), crowd(Web), loses=False),
+            Way("stopped", "stopped without a word",
+                lambda proxy: Behind(proxy, "web", untold), crowd(Web)),
+            Way("killed", "killed", lambda proxy: Killed(proxy, "web", untold), crowd(Web))],
+        f"07-evloop behind HAProxy, {SESSION} frames for each connection": [
+            Way("drained", "the proxy is told, then stopped",
+                lambda proxy: Drained(proxy, "echo", echo), crowd(Echo, SESSION), loses=False),
+            Way("undrained", "stopped without a word",
+                lambda proxy: Behind(proxy, "echo", echo), crowd(Echo, SESSION)),
+            Way("stay", "the same, with clients that stay",
+                lambda proxy: Behind(proxy, "echo", echo), crowd(Echo))],
+        "No proxy: the new server listens beside the old one, on SO_REUSEPORT": [
+            Way("beside", "07-http, announced, then stopped",
+                lambda _: Beside(told), both(Web)),
+            Way("beside-stopped", "07-http, stopped without a word",
+                lambda _: Beside(untold), both(Web)),
+            Way("beside-http", "07-http, one request for each connection",
+                lambda _: Beside(untold), crowd(Web, 1), often=True),
+            Way("beside-echo", "07-evloop, one frame for each connection",
+                lambda _: Beside(echo), crowd(Echo, 1), often=True)],
+        "No proxy: both servers have inherited the same listener": [
+            Way("inherited", "07-http, announced, then stopped",
+                lambda _: Inherited(told), both(Web), loses=False),
+            Way("inherited-stopped", "07-http, stopped without a word",
+                lambda _: Inherited(untold), both(Web)),
+            Way("inherited-http", "07-http, one request for each connection",
+                lambda _: Inherited(untold), crowd(Web, 1), often=True, loses=False),
+            Way("inherited-echo", "07-evloop, one frame for each connection",
+                lambda _: Inherited(echo), crowd(Echo, 1), often=True, loses=False)],
+    }
 
 
-def crowd(kind, each=0):
-    """Clients of a kind, each from an address of its own."""
-    return lambda address: [kind(address, f"127.0.1.{1 + number}", each)
+def crowd(kind, *each):
+    """Clients of a kind, each from an address of its own; `each` says how long they stay."""
+    each = each or (0,)
+    return lambda address: [kind(address, f"127.0.1.{1 + number}", each[number % len(each)])
                             for number in range(CLIENTS)]
 
 
+def both(kind):
+    """One half stays connected, the other is new for each request."""
+    return crowd(kind, 0, 1)
+
+
+def load_for(way, group, proxy, options):
+    """Who asks: wrk, where it can."""
+    if not isinstance(group, Behind):
+        return Load(way.clients(group.address()), options.requests)
+    if group.service == "web" and options.wrk:
+        return Wrk(proxy, options.requests)
+    return Load(way.clients(proxy.address(group.service)), options.requests)
+
+
 def run(way, proxy, options):
-    """Replace servers one after the other while requests go on. What was seen: a Load or a Wrk."""
-    with way.make(proxy) as group:
-        behind = isinstance(group, Behind)
-        if behind and group.service == "web" and options.wrk:
-            load = Wrk(proxy, options.requests)
-        else:
-            address = proxy.address(group.service) if behind else group.address()
-            load = Load(way.clients(address), options.requests)
-        with load, runner.progress(options.restarts) as step:
-            for number in range(options.restarts):
-                due = options.requests * (number + 1) // (options.restarts + 1)
+    """Replace servers one after the other while requests go on: the load, and how many."""
+    with way.make(proxy) as group, load_for(way, group, proxy, options) as load:
+        done = 0
+        with runner.progress(0 if way.often else options.restarts) as step:
+            while load.count() < options.requests if way.often else done < options.restarts:
+                due = 0 if way.often else options.requests * (done + 1) // (options.restarts + 1)
                 wait_for(lambda: load.count() >= due, "no request is answered", load)
-                group.replace(number, load)
-                step(f"{way.key}: {load.count():,} requests")
-            load.wait()
-        return load
+                group.replace(done, load)
+                done += 1
+                step(f"restarts, {load.count():,} requests: {way.title}")
+        load.wait()
+        return load, done
 
 
-def show(way, load):
-    """A line of the table, and a few more about failures."""
+def show(way, load, restarts):
+    """A line of the table, and why requests have failed, if some have."""
     failures = load.failed()
-    total = sum(load.answered) + (0 if isinstance(load, Wrk) else failures.total())
-    say(f"{way.title:72}{total:>10,}{failures.total():>8,}")
+    say(f"  {way.title:48}{restarts:>8,}{sum(load.answered) + failures.total():>12,}"
+        f"{failures.total():>8,}")
     for why, count in failures.most_common():
-        say(f"{'':6}{count:>6,}  {why}")
+        say(f"      {count:,}: {why}")
 
 
 def parse_arguments():
@@ -432,12 +457,11 @@ def parse_arguments():
     if options.requests < 1 or options.restarts < 0 or not 0 <= options.port <= 65535:
         parser.error("one request or more, a port up to 65535")
     options.wrk = not options.own and shutil.which("wrk")
-    options.known = ways(options.build)
-    keys = options.only.split(",") if options.only else [way.key for way in options.known]
-    if unknown := set(keys) - {way.key for way in options.known}:
-        parser.error(f"--only {','.join(unknown)}: there are "
-                     + ", ".join(way.key for way in options.known))
-    options.chosen = [way for way in options.known if way.key in keys]
+    options.tables = ways(options.build)
+    keys = [way.key for table in options.tables.values() for way in table]
+    options.keys = options.only.split(",") if options.only else keys
+    if unknown := set(options.keys) - set(keys):
+        parser.error(f"--only: there is no {', '.join(unknown)}, but " + ", ".join(keys))
     return options
 
 
@@ -447,13 +471,16 @@ def main():
     lost = 0
     with contextlib.ExitStack() as stack:
         proxy = Proxy(stack, options.port)
-        say(f"HAProxy {proxy.version()}, {'wrk' if options.wrk else 'no wrk'}; {CLIENTS} clients, "
-            f"{options.restarts} restarts for each line\n"
-            f"{'':72}{'requests':>10}{'failed':>8}")
-        for way in options.chosen:
-            load = run(way, proxy, options)
-            show(way, load)
-            lost += 0 if way.loses else load.failed().total()
+        say(f"HAProxy {proxy.version()}, {CLIENTS} clients"
+            + (": wrk for 07-http behind it" if options.wrk else ""))
+        for title, table in options.tables.items():
+            chosen = [way for way in table if way.key in options.keys]
+            if chosen:
+                say(f"\n{title}\n{'':50}{'restarts':>8}{'requests':>12}{'failed':>8}")
+            for way in chosen:
+                load, restarts = run(way, proxy, options)
+                show(way, load, restarts)
+                lost += 0 if way.loses else load.failed().total()
     if lost:
         print(f"{lost:,} requests have failed where none may", file=sys.stderr)
     return 1 if lost else 0
