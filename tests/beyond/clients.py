@@ -5,13 +5,14 @@ browser would repeat a GET that was lost with its connection, but may not repeat
 """
 
 import collections
-import itertools
 import socket
 import threading
+import time
 
 from tests import harness
+from tests.beyond.servers import PATIENCE, wait_for
 
-PATIENCE = 30 * harness.SLOWER  # seconds for one answer
+PAUSE = 0.02  # seconds between two requests of a client that stays, if it thinks
 
 
 class Failed(Exception):
@@ -19,10 +20,13 @@ class Failed(Exception):
 
 
 class Client:
-    """One connection at a time; how many requests each of them is for, is in `each`."""
+    """One connection at a time: for `each` requests, or for as long as the server wants (0).
 
-    def __init__(self, address, source, each=0):
-        self.address, self.source, self.each = address, source, each
+    With `thinks`, it is silent for a while between two requests.
+    """
+
+    def __init__(self, address, source, each=0, thinks=False):
+        self.address, self.source, self.each, self.thinks = address, source, each, thinks
         self.socket, self.used = None, 0
 
     def request(self):
@@ -39,6 +43,8 @@ class Client:
                          + (error.strerror or str(error) or "no answer")) from None
         if not keep:
             self.close()
+        elif self.thinks:
+            time.sleep(PAUSE)  # what this client does, and no time that decides anything
 
     def connect(self):
         """From an address that this client has for itself: no port is used up."""
@@ -103,11 +109,10 @@ class Echo(Client):
 
 
 class Load:
-    """Clients that make `total` requests together, each on a thread of its own."""
+    """Clients that go on until wait(), each on a thread of its own; `total` requests at least."""
 
     def __init__(self, clients, total):
         self.clients, self.total = clients, total
-        self.tickets = itertools.count(1)
         self.answered = [0] * len(clients)  # by each
         self.failures = [collections.Counter() for _ in clients]
         self.ending = False
@@ -121,12 +126,13 @@ class Load:
 
     def __exit__(self, *_):
         self.ending = True
-        self.wait()
+        for thread in self.threads:
+            thread.join()
 
     def go_on(self, number):
         """What each thread does."""
         client = self.clients[number]
-        while not self.ending and next(self.tickets) <= self.total:
+        while not self.ending:
             try:
                 client.request()
                 self.answered[number] += 1
@@ -143,6 +149,6 @@ class Load:
         return sum(map(collections.Counter, map(dict, self.failures)), collections.Counter())
 
     def wait(self):
-        """Until all are made."""
-        for thread in self.threads:
-            thread.join()
+        """Until as many as were asked for have been made, if that is still to come."""
+        wait_for(lambda: self.count() >= self.total, "no request is answered", self)
+        self.__exit__()

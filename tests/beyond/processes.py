@@ -198,16 +198,16 @@ WAYS = {
 
 def show(build):
     """A line for each way."""
-    say(f"{'':32}{'clients of each process':>24}{'new to it':>11}{'woken':>10}{'lost':>6}")
+    say(f"{'':31}{'clients of each process':>24}{'new to it':>11}{'woken':>8}{'lost':>6}")
     for title, make in WAYS.items():
         with make(build) as group:
             counts, misses, woken = spread(group)
         with make(build) as group:
             gone = lost(group, group.serving()[-1])
-        say(f"{title:32}{' '.join(map(str, counts)):>24}{misses:>11,}"
-            f"{woken:>10,}{gone:>6}")
+        say(f"{title:31}{' '.join(map(str, counts)):>24}{misses:>11,}"
+            f"{woken:>8,}{gone:>6}")
     with HandedOver(build, "turn") as group:
-        say(f"{'  if the one who accepts dies':32}{'':45}{lost(group, group.all()[0]):>6}")
+        say(f"{'  if the one who accepts dies':31}{'':43}{lost(group, group.all()[0]):>6}")
 
 
 def show_migration(build):
@@ -217,7 +217,7 @@ def show_migration(build):
     with open(MIGRATE, "w", encoding="ascii") as switch:
         switch.write("1")
     with Shared(build) as group:
-        say(f"{'  with tcp_migrate_req = 1':32}{'':45}{lost(group, group.serving()[-1]):>6}")
+        say(f"{'  with tcp_migrate_req = 1':31}{'':43}{lost(group, group.serving()[-1]):>6}")
 
 
 def migration(options):

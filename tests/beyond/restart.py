@@ -28,19 +28,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 
 from tests import harness
 from tests.beyond import servers
 from tests.beyond.clients import Echo, Load, Web
-from tests.beyond.servers import Instance, Trouble, say
+from tests.beyond.servers import PATIENCE, Instance, Trouble, say, wait_for
 from tests.harness import runner
 
 HERE = pathlib.Path(__file__).parent
 CLIENTS = 20
 SESSION = 10  # frames of a client of 07-evloop before it leaves and comes again
 NOTICE_MS = 1000  # between the first announcement of a stop and the stop
-PATIENCE = 30 * harness.SLOWER  # seconds without what must come
 
 
 # ---- HAProxy -------------------------------------------------------------------------------------
@@ -90,6 +88,8 @@ class Proxy:
         """The proxy goes before its servers."""
         self.process.kill()
         self.process.wait()
+        for port in self.ports.values():
+            port.socket.close()
 
     def version(self):
         """That of HAProxy: "2.6.12"."""
@@ -147,18 +147,6 @@ class Proxy:
         return state["status"] == "UP" and state["check_status"] in ("L7OK", "L4OK")
 
 
-def wait_for(condition, what, load=None):
-    """Until it holds. Trouble when it does not for long, and no request is answered meanwhile."""
-    seen, end = -1, 0
-    while not condition():
-        count = load.count() if load else 0
-        if count != seen:
-            seen, end = count, time.monotonic() + PATIENCE
-        if time.monotonic() > end:
-            raise Trouble(f"{what} within {PATIENCE:.0f} s")
-        time.sleep(0.002)  # lets the others run
-
-
 # ---- Load ----------------------------------------------------------------------------------------
 
 
@@ -208,7 +196,7 @@ class Wrk:
         return collections.Counter({name: n for name, n in self.errors.items() if n})
 
     def wait(self):
-        """Until all are made: wrk knows a time, and no number of requests."""
+        """Until as many as were asked for have been made. wrk itself knows a time only."""
         wait_for(lambda: self.count() >= self.total, "no request is answered", self)
         self.process.send_signal(signal.SIGINT)
         out = self.process.stdout.read()
@@ -399,16 +387,15 @@ def ways(build):
     }
 
 
-def crowd(kind, *each):
-    """Clients of a kind, each from an address of its own; `each` says how long they stay."""
-    each = each or (0,)
-    return lambda address: [kind(address, f"127.0.1.{1 + number}", each[number % len(each)])
+def crowd(kind, each=0, thinks=False):
+    """Clients of a kind, each from an address of its own."""
+    return lambda address: [kind(address, f"127.0.1.{1 + number}", each, thinks)
                             for number in range(CLIENTS)]
 
 
 def both(kind):
-    """One half stays connected, the other is new for each request."""
-    return crowd(kind, 0, 1)
+    """One half stays connected, and thinks between its requests; the other comes for each one."""
+    return lambda address: [*crowd(kind, thinks=True)(address)[::2], *crowd(kind, 1)(address)[1::2]]
 
 
 def load_for(way, group, proxy, options):

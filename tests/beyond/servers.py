@@ -13,13 +13,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 from tests import harness
 from tests.outside import kernel
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where haproxy is, also for those not root
 START_SECONDS = 10  # for a server to say that it listens
-STOP_SECONDS = 30 * harness.SLOWER  # for a server to end; its own deadlines are shorter
+PATIENCE = 30 * harness.SLOWER  # seconds without what must come
 
 # A shell can hand on a listener: it arrives as number 0 and leaves as number 3.
 INHERIT = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@" 3<&0 </dev/null'
@@ -32,6 +33,18 @@ class Trouble(Exception):
 def say(*words):
     """A line for people, at once."""
     print(*words, flush=True)
+
+
+def wait_for(condition, what, load=None):
+    """Until it holds. Trouble when it does not for long, and no request is answered meanwhile."""
+    seen, end = -1, 0
+    while not condition():
+        count = load.count() if load else 0
+        if count != seen:
+            seen, end = count, time.monotonic() + PATIENCE
+        if time.monotonic() > end:
+            raise Trouble(f"{what} within {PATIENCE:.0f} s")
+        time.sleep(0.002)  # lets the others run
 
 
 def program(build, name):
@@ -107,9 +120,9 @@ class Instance:
     def wait(self):
         """Its exit status, once it has ended."""
         try:
-            return self.process.wait(STOP_SECONDS)
+            return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            raise Trouble(f"{self.name} has not ended {STOP_SECONDS:.0f} s after SIGTERM: "
+            raise Trouble(f"{self.name} has not ended {PATIENCE:.0f} s after SIGTERM: "
                           f"{self.said()}") from None
         finally:
             self.kill()
