@@ -347,11 +347,16 @@ class Way:
         self.often, self.loses = often, loses
 
 
-def ways(build):
-    """{title of a table: its lines}"""
+def commands(build):
+    """07-http that announces its stop, 07-http that does not, 07-evloop."""
     http = [servers.program(build, "07-http"), "--idle-ms", 0]
     echo = [servers.program(build, "07-evloop"), "--idle-ms", 0]
-    told, untold = ([*http, "--notice-ms", ms] for ms in (NOTICE_MS, 0))
+    return [*http, "--notice-ms", NOTICE_MS], [*http, "--notice-ms", 0], echo
+
+
+def behind_a_proxy(build):
+    """{title of a table: its lines}"""
+    told, untold, echo = commands(build)
     return {
         "07-http behind HAProxy": [
             Way("announced", "announced, then stopped",
@@ -366,6 +371,13 @@ def ways(build):
                 lambda proxy: Behind(proxy, "echo", echo), crowd(Echo, SESSION)),
             Way("stay", "the same, with clients that stay",
                 lambda proxy: Behind(proxy, "echo", echo), crowd(Echo))],
+    }
+
+
+def without_a_proxy(build):
+    """The same for one server and its successor."""
+    told, untold, echo = commands(build)
+    return {
         "No proxy: the new server listens beside the old one, on SO_REUSEPORT": [
             Way("beside", "07-http, announced, then stopped",
                 lambda _: Beside(told), both(Web)),
@@ -444,11 +456,13 @@ def parse_arguments():
     if options.requests < 1 or options.restarts < 0 or not 0 <= options.port <= 65535:
         parser.error("one request or more, a port up to 65535")
     options.wrk = not options.own and shutil.which("wrk")
-    options.tables = ways(options.build)
+    proxied = behind_a_proxy(options.build)
+    options.tables = {**proxied, **without_a_proxy(options.build)}
     keys = [way.key for table in options.tables.values() for way in table]
     options.keys = options.only.split(",") if options.only else keys
     if unknown := set(options.keys) - set(keys):
         parser.error(f"--only: there is no {', '.join(unknown)}, but " + ", ".join(keys))
+    options.proxied = any(way.key in options.keys for table in proxied.values() for way in table)
     return options
 
 
@@ -457,9 +471,9 @@ def main():
     options = parse_arguments()
     lost = 0
     with contextlib.ExitStack() as stack:
-        proxy = Proxy(stack, options.port)
-        say(f"HAProxy {proxy.version()}, {CLIENTS} clients"
-            + (": wrk for 07-http behind it" if options.wrk else ""))
+        proxy = Proxy(stack, options.port) if options.proxied else None
+        say(f"{CLIENTS} clients" + (f", HAProxy {proxy.version()}" if proxy else "")
+            + (", wrk for 07-http behind it" if proxy and options.wrk else ""))
         for title, table in options.tables.items():
             chosen = [way for way in table if way.key in options.keys]
             if chosen:

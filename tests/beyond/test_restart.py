@@ -92,7 +92,8 @@ class Restart(unittest.TestCase):
                 mock.patch.object(servers, "PATIENCE", 1):
             fake(folder, "07-evloop", "")
             fake(folder, "07-http", "echo 07-http listening on 127.0.0.1:$6; exec sleep 1000")
-            group = restart.ways(folder)["07-http behind HAProxy"][0].make(restart.Proxy(stack))
+            way = restart.behind_a_proxy(folder)["07-http behind HAProxy"][0]
+            group = way.make(restart.Proxy(stack))
             with self.assertRaisesRegex(servers.Trouble, "not find web one well within 1 s$"):
                 stack.enter_context(group)
             self.assertEqual([i.process.poll() for i in group.instances.values()], [-9, -9])
@@ -139,7 +140,6 @@ class Wrong(unittest.TestCase):
         self.assertIn("there is no nonsense, but announced, ", err)
 
 
-@unittest.skipUnless(HAPROXY, "no HAProxy here: apt-get install haproxy")
 class Patches(unittest.TestCase):
     """Each takes one step of a stop away, and requests fail where none may."""
 
