@@ -5,12 +5,18 @@ browser would repeat a GET that was lost with its connection, but may not repeat
 """
 
 import collections
+import os
+import re
+import signal
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 
 from tests import harness
-from tests.beyond.servers import PATIENCE, wait_for
+from tests.beyond import servers
+from tests.beyond.servers import PATIENCE, Trouble, wait_for
 
 PAUSE = 0.02  # seconds between two requests of a client that stays, if it thinks
 
@@ -152,3 +158,61 @@ class Load:
         """Until as many as were asked for have been made, if that is still to come."""
         wait_for(lambda: self.count() >= self.total, "no request is answered", self)
         self.__exit__()
+
+
+class Wrk:
+    """The same for pages behind the proxy, by a program that was not written here."""
+
+    SCRIPT = """
+        done = function(summary)
+            local e = summary.errors
+            print("seen", summary.requests, e.connect, e.read, e.write, e.status, e.timeout)
+        end
+    """
+    ERRORS = ("connect", "read", "write", "status", "timeout")
+
+    def __init__(self, proxy, clients, total):
+        self.clients = clients
+        self.proxy, self.before, self.total = proxy, proxy.requests("web"), total
+        self.process = self.script = None
+        self.answered, self.errors = [], {}
+
+    def __enter__(self):
+        self.script = tempfile.NamedTemporaryFile("w", suffix=".lua")
+        self.script.write(self.SCRIPT)
+        self.script.flush()
+        host, port = self.proxy.address("web")
+        starter = os.getpid()
+        self.process = subprocess.Popen(
+            ["wrk", "-t", "1", "-c", str(self.clients), "-d", "1h", "--timeout", f"{PATIENCE:.0f}s",
+             "-s", self.script.name, f"http://{host}:{port}/bytes/1000"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            preexec_fn=lambda: servers.prepare(starter))
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.script.close()
+
+    def count(self):
+        """Requests, as the proxy counts them."""
+        if self.process.poll() is not None:
+            return self.total
+        return self.proxy.requests("web") - self.before
+
+    def failed(self):
+        """{why: how many}, after wait()."""
+        return collections.Counter({name: n for name, n in self.errors.items() if n})
+
+    def wait(self):
+        """Until as many as were asked for have been made. wrk itself knows a time only."""
+        wait_for(lambda: self.count() >= self.total, "no request is answered", self)
+        self.process.send_signal(signal.SIGINT)
+        out = self.process.stdout.read()
+        seen = re.search(r"^seen\t(.*)", out, re.M)
+        if not seen:
+            raise Trouble(f"wrk: {out.strip().rpartition(chr(10))[2] or 'killed'}")
+        requests, *errors = map(int, seen[1].split())
+        self.answered, self.errors = [requests], dict(zip(self.ERRORS, errors))

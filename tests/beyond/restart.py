@@ -16,195 +16,19 @@ The load is wrk where it is installed, and HTTP is spoken to the proxy; else cli
 
 import argparse
 import contextlib
-import csv
-import collections
-import io
-import os
-import pathlib
-import re
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 
 from tests import harness
 from tests.beyond import servers
-from tests.beyond.clients import Echo, Load, Web
-from tests.beyond.servers import PATIENCE, Instance, Trouble, say, wait_for
+from tests.beyond.clients import Echo, Load, Web, Wrk
+from tests.beyond.proxy import Proxy
+from tests.beyond.servers import Instance, Trouble, say, wait_for
 from tests.harness import runner
 
-HERE = pathlib.Path(__file__).parent
 CLIENTS = 20
 SESSION = 10  # frames of a client of 07-evloop before it leaves and comes again
 NOTICE_MS = 1000  # between the first announcement of a stop and the stop
-
-
-# ---- HAProxy -------------------------------------------------------------------------------------
-
-
-class Port:
-    """A port that stays ours while servers come and go: bound, but nothing listens here.
-
-    A server that sets SO_REUSEADDR, too, can listen on it (socket(7)); connect() of another program
-    cannot choose it.
-    """
-
-    def __init__(self, number=0):
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self.socket.bind(("127.0.0.1", number))
-        except OSError as error:
-            raise Trouble(f"bind 127.0.0.1:{number}: {error.strerror}") from None
-        self.number = self.socket.getsockname()[1]
-
-
-class Proxy:
-    """HAProxy, while servers behind it come and go."""
-
-    def __init__(self, stack, port=0):
-        self.program = shutil.which("haproxy", path=servers.PATH)
-        if not self.program:
-            raise Trouble("no HAProxy here: apt-get install haproxy")
-        names = ("WEB", "WEB_ONE", "WEB_TWO", "ECHO", "ECHO_ONE", "ECHO_TWO")
-        self.ports = {name: Port(port if name == "WEB" else 0) for name in names}
-        self.folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="restart-"))
-        self.log = stack.enter_context(tempfile.TemporaryFile())
-        self.process = self.start()
-        stack.callback(self.end)
-
-    def start(self):
-        """In the foreground, one process."""
-        starter = os.getpid()
-        environment = {name: str(port.number) for name, port in self.ports.items()}
-        return subprocess.Popen(
-            [self.program, "-db", "-f", str(HERE / "haproxy.cfg")], stdin=subprocess.DEVNULL,
-            stdout=self.log, stderr=self.log, preexec_fn=lambda: servers.prepare(starter),
-            env={**os.environ, **environment, "FOLDER": self.folder})
-
-    def end(self):
-        """The proxy goes before its servers."""
-        self.process.kill()
-        self.process.wait()
-        for port in self.ports.values():
-            port.socket.close()
-
-    def version(self):
-        """That of HAProxy: "2.6.12"."""
-        done = subprocess.run([self.program, "-v"], capture_output=True, text=True, check=False)
-        return re.search(r"\d[\d.]*", done.stdout + "?")[0]
-
-    def address(self, service):
-        """Where clients connect to."""
-        return "127.0.0.1", self.ports[service.upper()].number
-
-    def port(self, service, name):
-        """Where a server has to listen."""
-        return self.ports[f"{service}_{name}".upper()].number
-
-    def tell(self, command):
-        """Say something to the running proxy; its answer."""
-        with socket.socket(socket.AF_UNIX) as admin:
-            admin.settimeout(PATIENCE)
-            try:
-                admin.connect(self.folder + "/admin")
-                admin.sendall(command.encode() + b"\n")
-                return b"".join(iter(lambda: admin.recv(65536), b"")).decode()
-            except OSError as error:
-                raise Trouble(self.why_not(error)) from None
-
-    def why_not(self, error):
-        """Why it does not answer: what it has said itself, if anything."""
-        said = os.pread(self.log.fileno(), 1 << 20, 0).decode(errors="replace")
-        alerts = re.findall(r"^\[ALERT\] .*?: (.*)", said, re.M)
-        return f"HAProxy: {alerts[0] if alerts else error}"
-
-    def state(self, service, name):
-        """A line of its statistics, as {column: text}."""
-        table = csv.DictReader(io.StringIO(self.tell("show stat").lstrip("# ")))
-        return next(line for line in table if (line["pxname"], line["svname"]) == (service, name))
-
-    def requests(self, service):
-        """How many it has had."""
-        return int(self.state(service, "FRONTEND")["req_tot" if service == "web" else "stot"])
-
-    def wait_until_up(self, service, name):
-        """Until it believes that a server is well."""
-        wait_for(lambda: self.listens() and self.is_up(service, name),
-                 f"HAProxy does not find {service} {name} well")
-
-    def listens(self):
-        """Does it answer? Trouble if it has ended."""
-        if self.process.poll() is not None:
-            raise Trouble(self.why_not("it has ended"))
-        return os.path.exists(self.folder + "/admin")
-
-    def is_up(self, service, name):
-        """By a check that was made, not by hope."""
-        state = self.state(service, name)
-        return state["status"] == "UP" and state["check_status"] in ("L7OK", "L4OK")
-
-
-# ---- Load ----------------------------------------------------------------------------------------
-
-
-class Wrk:
-    """The same as clients.Load for HTTP, by a program that was not written here."""
-
-    SCRIPT = """
-        done = function(summary)
-            local e = summary.errors
-            print("seen", summary.requests, e.connect, e.read, e.write, e.status, e.timeout)
-        end
-    """
-    ERRORS = ("connect", "read", "write", "status", "timeout")
-
-    def __init__(self, proxy, total):
-        self.proxy, self.before, self.total = proxy, proxy.requests("web"), total
-        self.process = self.script = None
-        self.answered, self.errors = [], {}
-
-    def __enter__(self):
-        self.script = tempfile.NamedTemporaryFile("w", suffix=".lua")
-        self.script.write(self.SCRIPT)
-        self.script.flush()
-        host, port = self.proxy.address("web")
-        starter = os.getpid()
-        self.process = subprocess.Popen(
-            ["wrk", "-t", "1", "-c", str(CLIENTS), "-d", "1h", "--timeout", f"{PATIENCE:.0f}s",
-             "-s", self.script.name, f"http://{host}:{port}/bytes/1000"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            preexec_fn=lambda: servers.prepare(starter))
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-        self.script.close()
-
-    def count(self):
-        """Requests, as the proxy counts them."""
-        if self.process.poll() is not None:
-            return self.total
-        return self.proxy.requests("web") - self.before
-
-    def failed(self):
-        """{why: how many}, after wait()."""
-        return collections.Counter({name: n for name, n in self.errors.items() if n})
-
-    def wait(self):
-        """Until as many as were asked for have been made. wrk itself knows a time only."""
-        wait_for(lambda: self.count() >= self.total, "no request is answered", self)
-        self.process.send_signal(signal.SIGINT)
-        out = self.process.stdout.read()
-        seen = re.search(r"^seen\t(.*)", out, re.M)
-        if not seen:
-            raise Trouble(f"wrk: {out.strip().rpartition(chr(10))[2] or 'killed'}")
-        requests, *errors = map(int, seen[1].split())
-        self.answered, self.errors = [requests], dict(zip(self.ERRORS, errors))
 
 
 # ---- Ways to replace a server --------------------------------------------------------------------
@@ -415,7 +239,7 @@ def load_for(way, group, proxy, options):
     if not isinstance(group, Behind):
         return Load(way.clients(group.address()), options.requests)
     if group.service == "web" and options.wrk:
-        return Wrk(proxy, options.requests)
+        return Wrk(proxy, CLIENTS, options.requests)
     return Load(way.clients(proxy.address(group.service)), options.requests)
 
 
