@@ -18,7 +18,7 @@ from tests import harness
 from tests.beyond import servers
 from tests.beyond.servers import PATIENCE, Trouble, wait_for
 
-PAUSE = 0.02  # seconds between two requests of a client that stays, if it thinks
+PAUSE = 0.02  # seconds that a client thinks, if it does
 
 
 class Failed(Exception):
@@ -28,7 +28,7 @@ class Failed(Exception):
 class Client:
     """One connection at a time: for `each` requests, or for as long as the server wants (0).
 
-    With `thinks`, it is silent for a while between two requests.
+    With `thinks`, it is silent for a while before each request, the first one too.
     """
 
     def __init__(self, address, source, each=0, thinks=False):
@@ -41,6 +41,8 @@ class Client:
         try:
             if new:
                 self.connect()
+            if self.thinks:
+                time.sleep(PAUSE)  # what this client does, and no time that decides anything
             self.used += 1
             keep = self.exchange() and self.used != self.each
         except OSError as error:
@@ -49,8 +51,6 @@ class Client:
                          + (error.strerror or str(error) or "no answer")) from None
         if not keep:
             self.close()
-        elif self.thinks:
-            time.sleep(PAUSE)  # what this client does, and no time that decides anything
 
     def connect(self):
         """From an address that this client has for itself: no port is used up."""

@@ -201,25 +201,27 @@ def behind_a_proxy(build):
 def without_a_proxy(build):
     """The same for one server and its successor."""
     told, untold, echo = commands(build)
+    both = half(crowd(Web, thinks=True), crowd(Web, 1))  # those who stay, and those who do not
+    web, frames = (half(crowd(kind, 1, thinks=True), crowd(kind, 1)) for kind in (Web, Echo))
     return {
         "No proxy: the new server listens beside the old one, on SO_REUSEPORT": [
             Way("beside", "07-http, announced, then stopped",
-                lambda _: Beside(told), both(Web)),
+                lambda _: Beside(told), both),
             Way("beside-stopped", "07-http, stopped without a word",
-                lambda _: Beside(untold), both(Web)),
+                lambda _: Beside(untold), both),
             Way("beside-http", "07-http, one request for each connection",
-                lambda _: Beside(untold), crowd(Web, 1), often=True),
+                lambda _: Beside(untold), web, often=True),
             Way("beside-echo", "07-evloop, one frame for each connection",
-                lambda _: Beside(echo), crowd(Echo, 1), often=True)],
+                lambda _: Beside(echo), frames, often=True)],
         "No proxy: both servers have inherited the same listener": [
             Way("inherited", "07-http, announced, then stopped",
-                lambda _: Inherited(told), both(Web), loses=False),
+                lambda _: Inherited(told), both, loses=False),
             Way("inherited-stopped", "07-http, stopped without a word",
-                lambda _: Inherited(untold), both(Web)),
+                lambda _: Inherited(untold), both),
             Way("inherited-http", "07-http, one request for each connection",
-                lambda _: Inherited(untold), crowd(Web, 1), often=True, loses=False),
+                lambda _: Inherited(untold), web, often=True, loses=False),
             Way("inherited-echo", "07-evloop, one frame for each connection",
-                lambda _: Inherited(echo), crowd(Echo, 1), often=True, loses=False)],
+                lambda _: Inherited(echo), frames, often=True, loses=False)],
     }
 
 
@@ -229,9 +231,9 @@ def crowd(kind, each=0, thinks=False):
                             for number in range(CLIENTS)]
 
 
-def both(kind):
-    """One half stays connected, and thinks between its requests; the other comes for each one."""
-    return lambda address: [*crowd(kind, thinks=True)(address)[::2], *crowd(kind, 1)(address)[1::2]]
+def half(one, other):
+    """Clients of two crowds."""
+    return lambda address: [*one(address)[::2], *other(address)[1::2]]
 
 
 def load_for(way, group, proxy, options):
