@@ -18,7 +18,7 @@ from tests.outside import kernel
 
 BUILD = os.path.abspath(os.environ.get("BUILD", harness.BUILD))
 SOURCES = harness.ROOT
-PATCHES = sorted(pathlib.Path(__file__).parent.glob("patches/*.patch"))
+MUTANTS = sorted(pathlib.Path(__file__).parent.glob("mutants/*.patch"))
 HAPROXY = shutil.which("haproxy", path=servers.PATH)
 FLAGS = ["-std=c++20", "-O0", "-I.", "-pthread"]
 
@@ -140,10 +140,10 @@ class Wrong(unittest.TestCase):
         self.assertIn("there is no nonsense, but announced, ", err)
 
 
-class Patches(unittest.TestCase):
-    """Each takes one step of a stop away, and requests fail where none may."""
+class Mutants(unittest.TestCase):
+    """Each is without one step of a stop, and requests fail where none may."""
 
-    def build(self, patch, source, folder):
+    def build(self, mutant, source, folder):
         """A folder with the program of this source, patched, and the other one as it is."""
         for part in ("07-evloop", "common"):
             shutil.copytree(f"{SOURCES}/{part}", f"{folder}/{part}")
@@ -153,18 +153,18 @@ class Patches(unittest.TestCase):
             os.symlink(f"{BUILD}/{name}", f"{folder}/build/{name}")
         wrong = f"build/{programs[source]}"
         os.unlink(f"{folder}/{wrong}")
-        for step in (["git", "apply", "-p1", str(patch)],
+        for step in (["git", "apply", "-p1", str(mutant)],
                      ["g++", *FLAGS, f"07-evloop/{source}", "07-evloop/evloop.cpp", "-o", wrong]):
             done = subprocess.run(step, cwd=folder, capture_output=True, text=True, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
         return f"{folder}/build"
 
     def test_each_is_caught(self):
-        self.assertTrue(PATCHES)
-        for patch in PATCHES:
-            head = dict(re.findall(r"^(\w+): (.*)", patch.read_text(), re.M))
-            with self.subTest(patch.stem), tempfile.TemporaryDirectory() as folder:
-                build = self.build(patch, head["Program"], folder)
+        self.assertTrue(MUTANTS)
+        for mutant in MUTANTS:
+            head = dict(re.findall(r"^(\w+): (.*)", mutant.read_text(), re.M))
+            with self.subTest(mutant.stem), tempfile.TemporaryDirectory() as folder:
+                build = self.build(mutant, head["Program"], folder)
                 status, out, err = run("--requests", 4000, "--restarts", 4, "--only", head["Way"],
                                        build=build)
                 self.assertRegex(err, r"^[\d,]+ requests have failed where none may\n$", out)

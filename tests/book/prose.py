@@ -23,9 +23,9 @@ A chapter marks a place, and this script fills it:
     ... that table of tests/bench/MEASURED.md, which `make measured` writes ...
     ```
 
-    <!-- twins 4 -->
-    ... what stage 4's broken twins are, from the heads of the patches in its break/ ...
-    <!-- /twins -->
+    <!-- mutants 4 -->
+    ... what becomes of stage 4 without a line, from the heads of the patches in its mutants/ ...
+    <!-- /mutants -->
 
 `make prose` writes, `make lint` and `make test` check. Links inside the repository are checked too.
 """
@@ -38,10 +38,12 @@ import shutil
 import subprocess
 import sys
 
+from tests.mutants import mutant as mutant_files
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- (code|diff|output|measured) (.+?) -->\n```\w*\n)(.*?)(^```$)",
                    re.M | re.S)
-TWINS = re.compile(r"(<!-- twins (\d) -->\n).*?(<!-- /twins -->)", re.S)
+MUTANTS = re.compile(r"(<!-- mutants (\d) -->\n).*?(<!-- /mutants -->)", re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -106,12 +108,12 @@ def measured(argument):
     raise ValueError(f"tests/bench/MEASURED.md: {name}: no table {title!r}")
 
 
-def twins(number):
-    """A table of a stage's broken twins."""
+def mutants(number):
+    """A table of a stage's mutants."""
     lines = ["| without | a user sees | caught by |", "|---|---|---|"]
-    for path in sorted(ROOT.glob(f"0{number}-*/break/*.patch")):
-        head = dict(re.findall(r"^(Break|Row|Seen): (.*)", path.read_text(), re.M))
-        lines.append(f"| {head['Break']} | {head['Seen']} | row {head['Row']} |")
+    for mutant in mutant_files.of_stage(number):
+        who = ", ".join([*(f"row {row}" for row in mutant.rows), *mutant.tests])
+        lines.append(f"| {mutant.without} | {mutant.seen} | {who} |")
     return "\n".join(lines) + "\n"
 
 
@@ -126,7 +128,7 @@ def filled(text):
         body = "\n".join(make[match[2]](match[3])) + "\n"
         return match[1] + body + match[5]
 
-    text = TWINS.sub(lambda match: match[1] + twins(match[2]) + match[3], text)
+    text = MUTANTS.sub(lambda match: match[1] + mutants(match[2]) + match[3], text)
     return BLOCK.sub(fill, text)
 
 

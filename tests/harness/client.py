@@ -3,12 +3,11 @@
 import select
 import socket
 import struct
-import time
 
 from tests.harness.course import KIB, MIB
 from tests.harness.messages import difference, frame, show
 from tests.harness.verdict import Fail, Gone
-from tests.harness.waiting import FAILSAFE, SPIN_MS, Stillness
+from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, Stillness
 from tests.outside import kernel
 
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
@@ -183,13 +182,13 @@ class Client:
         """Wait until the socket is ready. Fails as soon as it is certain that it never will be."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN * reading | select.POLLOUT * writing)
-        end, still = time.monotonic() + FAILSAFE, Stillness(self)
+        deadline, still = Deadline(FAILSAFE, self.server.pid), Stillness(self.server.pid)
         spin_ms = self.server.cpu_ms() + SPIN_MS
         while not poll.poll(200):
             if self.server.exited() and not poll.poll(0):
                 break
-            spins = self.server.cpu_ms() > spin_ms
-            if still.lasts() or spins or time.monotonic() > end:
+            spins, near = self.server.cpu_ms() > spin_ms, self.near_end()
+            if spins or still.lasts(near.unsent if near else 0) or deadline.passed():
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "
                            f"{self.unread():,} bytes of this client unread",

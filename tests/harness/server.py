@@ -16,7 +16,7 @@ from tests.harness.client import Client
 from tests.harness.messages import printable
 from tests.harness.processes import die_with_parent
 from tests.harness.verdict import Fail, NoStart
-from tests.harness.waiting import FAILSAFE, wait_for
+from tests.harness.waiting import FAILSAFE, Deadline, wait_for
 from tests.outside import kernel
 
 LINE = "a line on stdout that ends in: listening on HOST:PORT"
@@ -45,9 +45,13 @@ def plug(pipe):
 
 
 class Server:
-    """A running server. Use Stage.start()."""
+    """A running server. Use Stage.start(), or a `with` block that it is to live in.
 
-    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False):
+    cpu: the core that it is to stay on.
+    """
+
+    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False, cpu=None,
+                 stderr=None, closed=()):
         self.command = [*command, "--port", str(port), *map(str, args)]
         self.clients = []
         self.ending = False  # the probe ends it on purpose
@@ -58,7 +62,7 @@ class Server:
         self.out, stdout = os.pipe()
         filler = plug(stdout) if plugged else 0
         try:
-            self._spawn(env, nofile, stdout)
+            self._spawn(env, nofile, stdout, cpu, stderr, closed)
         finally:
             os.close(stdout)
         try:
@@ -68,23 +72,34 @@ class Server:
             self.host, self.port = self._parse(self.line)
             self._find_pid()
         except BaseException:
-            self.kill()
+            self.close()
             raise
 
-    def _spawn(self, env, nofile, stdout):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _spawn(self, env, nofile, stdout, cpu, stderr, closed):
         starter = os.getpid()
 
         def prepare():
             die_with_parent(starter)
             os.setpgid(0, 0)
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (nofile or hard, hard))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            for fd in closed:
+                os.close(fd)
 
         try:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=stdout,
-                stderr=self.stderr_file, preexec_fn=prepare, env={**os.environ, **(env or {})})
+                stderr=self.stderr_file if stderr is None else stderr, preexec_fn=prepare,
+                env={**os.environ, **(env or {})})
         except OSError as error:
             hint = {errno.ENOEXEC: "; a script needs a first line such as #!/usr/bin/env python3",
                     errno.EACCES: "; chmod +x makes it executable"}.get(error.errno, "")
@@ -109,11 +124,11 @@ class Server:
 
     def _listening_line(self):
         """Wait for the line on stdout that says so. Lines before it are of no interest."""
-        end, silent = time.monotonic() + FAILSAFE, 0
+        deadline, silent = Deadline(FAILSAFE, self.pid), 0
         while not (line := self._find_line()):
             if not select.select([self.out], [], [], 0.2)[0]:
                 silent = silent + 1 if self._silent_but_listening() else 0
-                if silent < 5 and time.monotonic() < end:
+                if silent < 5 and not deadline.passed():
                     continue
                 raise NoStart(self._why_no_line(), LINE, shlex.join(self.command))
             data = os.read(self.out, 65536)
@@ -301,10 +316,17 @@ class Server:
             os.close(self.out)
             self.out = -1
 
+    def close(self):
+        """End it, and close what was opened for it."""
+        self.kill()
+        self.stderr_file.close()
+        for client in self.clients:
+            client.sock.close()
+
     def come_to_rest(self):
         """A process that dies closes its sockets first. Wait until it is asleep, or has ended."""
-        end = time.monotonic() + 3
-        while not (self.exited() or self.asleep()) and time.monotonic() < end:
+        deadline = Deadline(3, self.pid)
+        while not (self.exited() or self.asleep() or deadline.passed()):
             time.sleep(0.001)  # one that spins will do neither, and is described as running
 
     def check_alive(self):

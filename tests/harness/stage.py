@@ -18,12 +18,15 @@ class Stage:
         self.command = command or [os.path.join(build, self.name)]
         self.servers, self.notes = [], []
 
-    def start(self, *args, env=None, nofile=None, port=0, plugged=False):
+    def start(self, *args, env=None, nofile=None, port=0, plugged=False, stderr=None, closed=()):
         """Start a server on a free port and wait until it listens.
 
         plugged: it finds stdout full when it writes its line, and we look what it does meanwhile.
+        stderr: a descriptor in the place of the file that Server.stderr() shows.
+        closed: of 0, 1 and 2, those that it finds closed, as after `2>&-`.
         """
-        server = Server(self.command, args, env, nofile, port, plugged)
+        server = Server(self.command, args, env, nofile, port, plugged, stderr=stderr,
+                        closed=closed)
         self.servers.append(server)
         return server
 
@@ -46,7 +49,4 @@ class Stage:
     def stop(self):
         """End all servers, and close what was opened for them."""
         for server in self.servers:
-            server.kill()
-            server.stderr_file.close()
-            for client in server.clients:
-                client.sock.close()
+            server.close()

@@ -125,6 +125,12 @@ def cpu_ns(pid):
         return 0
 
 
+def waited_ns(pid):
+    """How long it was ready to run and had no core: of its threads, the one that waited most."""
+    found = (read_file(f"/proc/{pid}/task/{tid}/schedstat").split() for tid in threads(pid))
+    return max((int(words[1]) for words in found if len(words) > 1), default=0)
+
+
 def signals(pid, key):
     """The signals in a set of a status file, as a mask: SigIgn is what it ignores."""
     found = re.search(rf"^{key}:\s+([0-9a-f]+)", read_file(f"/proc/{pid}/status"), re.MULTILINE)
