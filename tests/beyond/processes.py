@@ -198,6 +198,8 @@ WAYS = {
 
 def show(build):
     """A line for each way."""
+    say(f"{ADDRESSES * EACH:,} clients of {ADDRESSES} addresses, {PROCESSES} processes; "
+        f"{WAITING} more in the queues when one dies")
     say(f"{'':31}{'clients of each process':>24}{'new to it':>11}{'woken':>8}{'lost':>6}")
     for title, make in WAYS.items():
         with make(build) as group:
