@@ -14,7 +14,7 @@ import time
 
 from tests.harness.client import Client
 from tests.harness.messages import printable
-from tests.harness.processes import die_with_parent
+from tests.harness.processes import die_with_parent, heed_interrupts
 from tests.harness.verdict import Fail, NoStart
 from tests.harness.waiting import FAILSAFE, Deadline, wait_for
 from tests.outside import kernel
@@ -87,6 +87,7 @@ class Server:
         def prepare():
             die_with_parent(starter)
             os.setpgid(0, 0)
+            heed_interrupts()
             if cpu is not None:
                 os.sched_setaffinity(0, {cpu})
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

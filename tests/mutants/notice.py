@@ -1,12 +1,15 @@
-"""Who notices that a line is gone: rows of the matrix, unit tests, the simulator."""
+"""Who notices that a line is gone: rows of the matrix, unit tests, the simulator, scripts."""
 
 import os
 import subprocess
+import sys
 import tempfile
 
 from tests import harness
 from tests import probes
 from tests.harness import runner
+from tests.mutants.mutant import ROOT
+from tests.mutants.workshop import is_script
 
 # What a mutant does may depend on who is faster, so those who should notice have some tries.
 TRIES = 6
@@ -84,9 +87,14 @@ class Notice:
 
 
 def passes(test, program):
-    """Does the test pass in this program?"""
-    arguments = ["--runs", SIM_RUNS] if test == "sim" else [f"--gtest_filter={test}:{test}/*"]
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TEST_FAILSAFE": "4"}
+    """Does the test pass in this program; a script, with the programs in this folder?"""
+    command = [str(program), f"--gtest_filter={test}:{test}/*"]
+    if test == "sim":
+        command = [str(program), "--runs", SIM_RUNS]
+    if is_script(test):
+        command = [sys.executable, "-W", "ignore", "-m", "unittest", test]
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TEST_FAILSAFE": "4",
+                   "BUILD": str(program)}
     starter = os.getpid()
 
     def prepare():
@@ -94,12 +102,13 @@ def passes(test, program):
         harness.limit_cpu(CPU_SECONDS)
 
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen([str(program), *arguments], stdin=subprocess.DEVNULL,
-                                   stdout=said, stderr=subprocess.STDOUT, env=environment,
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said,
+                                   stderr=subprocess.STDOUT, env=environment, cwd=ROOT,
                                    preexec_fn=prepare)
         ended_well = ends_well(process)
         said.seek(0)
-        if b"[==========] Running 0 tests" in said.read():
+        words = said.read()
+        if b"[==========] Running 0 tests" in words or b"has no attribute 'test_" in words:
             raise RuntimeError(f"there is no test {test}")
     return ended_well
 

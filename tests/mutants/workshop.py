@@ -18,6 +18,7 @@ LIBRARY = "07-evloop/evloop.cpp"
 UNIT = ROOT / "tests" / "loop" / "unit"
 SUPPORT = [f"tests/loop/unit/{name}.cpp" for name in ("fake_kernel", "loop_fixture", "allocations")]
 SIM = ["tests/loop/sim/sim.cpp", "tests/loop/sim/kernel.cpp"]
+PROGRAMS = {"07-evloop": "server", "07-http": "http", "07-client": "client"}
 
 
 class Workshop:
@@ -48,11 +49,28 @@ class Workshop:
         return str(self.program(sources, [*SERVER_FLAGS, *mutant.flags], [], mutant))
 
     def tests(self, test, mutant=None):
-        """The simulator ("sim"), or a program that has this unit test; of ROOT without a mutant."""
+        """The simulator ("sim"), or a program that has this unit test; of ROOT without a mutant.
+
+        For a script ("tests.loop.test_http.Idle.test_...") a folder with the programs of stage 7.
+        """
+        if is_script(test):
+            return self.programs(mutant)
         if test == "sim":
             return self.program([LIBRARY, *SIM], TEST_FLAGS, ["@tests/loop/sim/link.opts"], mutant)
         libraries = ["@tests/loop/unit/link.opts", "-lgtest", "-lgtest_main"]
         return self.program([LIBRARY, file_of(test), *SUPPORT], TEST_FLAGS, libraries, mutant)
+
+    def programs(self, mutant):
+        """The programs of stage 7, in a folder that stands for build/."""
+        made = {name: self.program([LIBRARY, f"07-evloop/{source}.cpp"], TEST_FLAGS, [], mutant)
+                for name, source in PROGRAMS.items()}
+        folder = made["07-http"].parent / "build"
+        with self.lock(folder):
+            folder.mkdir(exist_ok=True)
+            for name, program in made.items():
+                if not (folder / name).exists():
+                    (folder / name).symlink_to(program)
+        return folder
 
     def program(self, sources, flags, libraries, mutant):
         """Compile what has to be, and link. Once for the same sources and mutant."""
@@ -82,6 +100,11 @@ class Workshop:
         """The lock of a file, so that two threads do not make it at once."""
         with self.locks_lock:
             return self.locks.setdefault(path, threading.RLock())
+
+
+def is_script(test):
+    """Is it a test in Python, which starts the programs?"""
+    return test.startswith("tests.")
 
 
 def compiler(to, arguments):

@@ -20,6 +20,7 @@ std::int64_t clock_ns() { return nanoseconds(CLOCK_MONOTONIC); }
 Limits limits_of_client() {
     return {.high_water = std::size_t{1} << 40,
             .low_water = std::size_t{1} << 40,
+            .max_memory = std::size_t{1} << 40,
             .tick = std::chrono::milliseconds(50)};
 }
 
@@ -34,8 +35,8 @@ Generator::Generator(const Address& server)
       alarm_(make_timer()),
       pacer_(make_timer()),
       loop_(*this, limits_of_client()) {
-    check(loop_.add_fd(alarm_.get(), EPOLLIN) ? 0 : -1, "add_fd");
-    check(loop_.add_fd(pacer_.get(), EPOLLIN) ? 0 : -1, "add_fd");
+    check(loop_.add_fd(alarm_.get(), EPOLLIN), "add_fd");
+    check(loop_.add_fd(pacer_.get(), EPOLLIN), "add_fd");
 }
 
 const Report& Generator::run(const Plan& plan) {

@@ -86,5 +86,5 @@ private:
     std::uint64_t owed_ = 0;  // echoes, and churning connections that are open
     int opening_ = 0;  // connections without a first echo
     int budget_ = 0;  // frames that a phase of --count may still send
-    Loop loop_;  // last: it ends first, and calls on_close()
+    Loop loop_;
 };

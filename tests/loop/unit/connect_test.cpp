@@ -168,7 +168,7 @@ TEST_F(ConnectTest, ManyAtOnce) {
     for (int i = 0; i < 200; ++i) ASSERT_NE(loop().connect(address), nullptr);
     EXPECT_TRUE(turn_until([&] { return hooks.connected == 200 && hooks.accepted == 200; }));
     std::vector<const Conn*> all(hooks.open.begin(), hooks.open.end());
-    for (const Conn* conn : all) loop().conn(conn->fd())->close();
+    for (const Conn* conn : all) loop().conn(conn->id())->close();
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 400; }));
 }
 

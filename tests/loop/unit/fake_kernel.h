@@ -32,11 +32,14 @@ struct Kernel {
     std::function<ssize_t(int, const void*, std::size_t, int)> send;
 
     // With the clock stopped, time passes only when a test adds to `now`. epoll_wait() then waits
-    // for events as ever, but returns after a moment of real time without them, with nothing.
+    // for events as ever, but returns after a moment of real time without them, with nothing. A
+    // timer that is set to a time of that clock does not run.
     bool clock_stopped = false;
     std::chrono::milliseconds now{};
+    std::chrono::milliseconds timer_first{}, timer_period{};
 
-    // With this too, a wait in which nothing comes lasts its whole time out, at no cost.
+    // With this too, a wait in which nothing comes lasts its whole time out, or until the timer, at
+    // no cost.
     bool time_flies = false;
 
     int quiet_waits = 0;  // calls of epoll_wait() in a row that could sleep, and saw nothing
