@@ -53,7 +53,8 @@ class Million(unittest.TestCase):
         self.assertRegex(out, rf"(?m)^{CLIENTS:,} clients, because of --clients: \d+ servers, ")
         self.assertRegex(out, rf"(?m)^{CLIENTS:,} clients are connected, and \d\d of them have ")
         user = re.search(r"^ +([\d,]+)  in the server's own memory$", out, re.M)
-        self.assertLess(int(user[1].replace(",", "")), KIB)
+        if not harness.SAN:  # a sanitizer has memory of its own beside each object
+            self.assertLess(int(user[1].replace(",", "")), KIB)
         self.assertLessEqual(max(map(len, out.splitlines())), 80, out)
 
     def test_few_descriptors_more_servers(self):

@@ -1,5 +1,6 @@
-"""Restarts that lose nothing, in short; servers that do lose something; and what else may go wrong."""
+"""Restarts that lose nothing, in short; restarts that do; and what else may go wrong."""
 
+import argparse
 import contextlib
 import os
 import pathlib
@@ -17,10 +18,7 @@ from tests.beyond import restart, servers
 from tests.outside import kernel
 
 BUILD = os.path.abspath(os.environ.get("BUILD", harness.BUILD))
-SOURCES = harness.ROOT
-MUTANTS = sorted(pathlib.Path(__file__).parent.glob("mutants/*.patch"))
 HAPROXY = shutil.which("haproxy", path=servers.PATH)
-FLAGS = ["-std=c++20", "-O0", "-I.", "-pthread"]
 
 
 def command(*arguments, build=BUILD):
@@ -47,6 +45,11 @@ def fake(folder, name, text):
     path = pathlib.Path(folder, name)
     path.write_text("#!/bin/sh\n" + text)
     path.chmod(0o755)
+
+
+def names(pid):
+    """What the processes below this one are called."""
+    return {kernel.read_file(f"/proc/{child}/comm").strip() for child in kernel.descendants(pid)}
 
 
 @unittest.skipUnless(HAPROXY, "no HAProxy here: apt-get install haproxy")
@@ -102,11 +105,8 @@ class Restart(unittest.TestCase):
         with subprocess.Popen(command("--only", "announced"), cwd=harness.ROOT, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               preexec_fn=harness.heed_interrupts) as process:
-            names, children = set(), []
-            while not names >= {"haproxy", "07-http"}:
-                self.assertIsNone(process.poll())
-                children = kernel.descendants(process.pid)
-                names = {kernel.read_file(f"/proc/{pid}/comm").strip() for pid in children}
+            harness.wait_for(lambda: names(process.pid) >= {"haproxy", "07-http"}, "all are there")
+            children = kernel.descendants(process.pid)
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=harness.FAILSAFE)
             self.assertEqual((process.returncode, err), (130, ""))
@@ -140,35 +140,29 @@ class Wrong(unittest.TestCase):
         self.assertIn("there is no nonsense, but announced, ", err)
 
 
-class Mutants(unittest.TestCase):
-    """Each is without one step of a stop, and requests fail where none may."""
+class Ways(unittest.TestCase):
+    """One way each, and in this process: what the mutants of a stop are caught by."""
 
-    def build(self, mutant, source, folder):
-        """A folder with the program of this source, patched, and the other one as it is."""
-        for part in ("07-evloop", "common"):
-            shutil.copytree(f"{SOURCES}/{part}", f"{folder}/{part}")
-        programs = {"server.cpp": "07-evloop", "http.cpp": "07-http"}
-        os.mkdir(f"{folder}/build")
-        for name in programs.values():
-            os.symlink(f"{BUILD}/{name}", f"{folder}/build/{name}")
-        wrong = f"build/{programs[source]}"
-        os.unlink(f"{folder}/{wrong}")
-        for step in (["git", "apply", "-p1", str(mutant)],
-                     ["g++", *FLAGS, f"07-evloop/{source}", "07-evloop/evloop.cpp", "-o", wrong]):
-            done = subprocess.run(step, cwd=folder, capture_output=True, text=True, check=False)
-            self.assertEqual(done.returncode, 0, done.stderr)
-        return f"{folder}/build"
+    def failed(self, key):
+        """Requests that were lost in some restarts."""
+        tables = restart.without_a_proxy(BUILD)
+        way = next(way for table in tables.values() for way in table if way.key == key)
+        options = argparse.Namespace(requests=4000, restarts=4, wrk=None)
+        load, restarts = restart.run(way, None, options)
+        self.assertGreater(restarts, 0)
+        return load.failed()
 
-    def test_each_is_caught(self):
-        self.assertTrue(MUTANTS)
-        for mutant in MUTANTS:
-            head = dict(re.findall(r"^(\w+): (.*)", mutant.read_text(), re.M))
-            with self.subTest(mutant.stem), tempfile.TemporaryDirectory() as folder:
-                build = self.build(mutant, head["Program"], folder)
-                status, out, err = run("--requests", 4000, "--restarts", 4, "--only", head["Way"],
-                                       build=build)
-                self.assertRegex(err, r"^[\d,]+ requests have failed where none may\n$", out)
-                self.assertEqual(status, 1)
+    def test_who_stays_connected_is_told_in_time(self):
+        self.assertEqual(self.failed("inherited"), {})
+
+    def test_who_has_connected_may_still_ask(self):
+        self.assertEqual(self.failed("inherited-http"), {})
+
+    def test_who_has_asked_is_answered(self):
+        self.assertEqual(self.failed("inherited-echo"), {})
+
+    def test_who_is_not_told_loses_a_request(self):
+        self.assertGreater(self.failed("inherited-stopped").total(), 0)
 
 
 if __name__ == "__main__":
