@@ -82,6 +82,14 @@ class Processes(unittest.TestCase):
                 instance.terminate()
                 self.assertEqual(instance.wait(), 0)
 
+    def test_a_queue_waits_for_a_server(self):
+        with servers.listen() as listener:
+            client = processes.Client(listener.getsockname(), "127.0.0.1")
+            self.addCleanup(client.socket.close)
+            command = [servers.program(BUILD, "07-evloop")]
+            self.addCleanup(servers.Instance(command, listener=listener).kill)
+            self.assertTrue(client.answered())
+
 
 if __name__ == "__main__":
     unittest.main()
