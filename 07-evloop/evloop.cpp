@@ -53,9 +53,9 @@ bool survives(Hook&& hook) {
     } catch (const abi::__forced_unwind&) {
         throw;  // so pthread_cancel() ends a thread, and insists
     } catch (const std::exception& e) {
-        std::fprintf(stderr, "evloop: a handler has thrown: %s\n", e.what());
+        say("evloop: a handler has thrown: %s", e.what());
     } catch (...) {
-        std::fprintf(stderr, "evloop: a handler has thrown\n");
+        say("evloop: a handler has thrown");
     }
     return false;
 }

@@ -27,6 +27,7 @@ protected:
 
 TEST_F(ConnectTest, IsReportedOnceAndThenLikeAnyOther) {
     for (const char* host : {"127.0.0.1", "::1"}) {
+        if (!is_local(host)) GTEST_SKIP() << "this machine has no " << host;
         hooks.connected = hooks.closed = 0;
         Fd listener = server(host);
         Conn* conn = loop().connect(to);
@@ -191,7 +192,7 @@ TEST_F(ConnectTest, AgainFromOnCloseWhileOthersAreClosing) {
     int again = 0;
     hooks.close = [&](Conn&) {
         if (fill.empty())
-            for (int fd = 0; fd < 1100;) fill.push_back(Fd{fd = dup(0)});
+            for (int fd = 0; fd < 700;) fill.push_back(Fd{fd = dup(0)});
         if (again < 30) again += loop().connect(address) != nullptr;
     };
     for (auto& client : clients) client->reset();

@@ -220,7 +220,7 @@ TEST_F(AllocationTest, InTheQueueOfAStoppingLoopIsThatClientOnly) {
 TEST_F(AllocationTest, AddFdThatFailsLeavesNothingBehind) {
     bool failed = true;
     Fd event{eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC)};
-    Fd high{fcntl(event.get(), F_DUPFD_CLOEXEC, 5000)};
+    Fd high{fcntl(event.get(), F_DUPFD_CLOEXEC, 900)};
     for (int k = 0; failed; ++k) {
         make_loop();
         int calls = 0;

@@ -112,6 +112,12 @@ void Client::reset() {
 
 Options any_port(const std::string& host) { return {"test", *parse_address(host, 0)}; }
 
+bool is_local(const std::string& host) {
+    Address address = *parse_address(host, 0);
+    Fd fd{socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    return fd && bind(fd.get(), address.data(), address.length) == 0;
+}
+
 int open_descriptors() {
     DIR* directory = opendir("/proc/self/fd");
     int count = -1;  // its own

@@ -103,6 +103,7 @@ protected:
 };
 
 int open_descriptors();
+bool is_local(const std::string& host);  // may one listen there? ::1 is not everywhere
 Options any_port(const std::string& host = "127.0.0.1");
 
 // Until the condition holds, or the failsafe.
