@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""An echo server of several processes, of which one accepts and hands the connections to the others.
+"""An echo server of several processes: one accepts, and hands the connections to the others.
 
     python3 -m tests.beyond.handover --port 9007 --workers 4 --by client
 

@@ -367,7 +367,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", default=harness.BUILD)
     parser.add_argument("--clients", type=int, default=0, help="not more than so many")
-    parser.add_argument("--reserve", type=int, default=max(1024, meminfo()["MemTotal"] // 10 // MIB),
+    tenth = max(1024, meminfo()["MemTotal"] // 10 // MIB)
+    parser.add_argument("--reserve", type=int, default=tenth,
                         help="MiB of memory that are left alone (default %(default)s)")
     options = parser.parse_args()
     if options.clients < 0 or options.reserve < 0:

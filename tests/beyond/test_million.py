@@ -1,4 +1,4 @@
-"""A few thousand idle clients instead of a million: is what is said before it starts what happens?"""
+"""A few thousand idle clients instead of a million: does it do what it has said?"""
 
 import ctypes
 import math
