@@ -38,6 +38,7 @@ SAMPLE = 100  # one client in so many talks again at the end
 SPARE_FILES = 4096  # files that are left to the rest of the system
 SPARE_FDS = 64  # descriptors that a process needs beside those of its clients
 MOST_PROCESSES = 128  # servers, and as many crowds
+MOST_CLIENTS = 1_000_000  # of one server: Limits::max_connections of evloop.h
 HELLO = harness.frame(b"one of a million")
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset, and leaves no TIME_WAIT
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
@@ -107,19 +108,22 @@ def ports():
 
 
 class Plan:
-    """How many clients, over how many processes, and what does not let there be more."""
+    """How many clients, over how many processes, and what does not let there be more.
 
-    def __init__(self, asked, reserve, cost):
+    Some may be there `already`, and what they need is not free any more.
+    """
+
+    def __init__(self, asked, reserve, cost, already=0):
         self.fds, fd_name = descriptors()
         self.ports = ports()
-        per_process = self.fds - SPARE_FDS
+        per_process = min(self.fds - SPARE_FDS, MOST_CLIENTS)
         most = min(MOST_PROCESSES, per_process // 4)  # each is three or four descriptors to us
         open_files = number_in("/proc/sys/fs/file-nr")
         self.limits = [
-            (int((available() - reserve) // cost),
+            (already + int((available() - reserve) // cost),
              f"memory: {available() / MIB:,.0f} MiB, {reserve / MIB:,.0f} to be left alone, "
              f"{cost:,.0f} bytes a client"),
-            (self.most("/proc/sys/fs/file-max", open_files + SPARE_FILES) // 2,
+            (already + self.most("/proc/sys/fs/file-max", open_files + SPARE_FILES) // 2,
              "fs.file-max: open files of the system, two for each client"),
             (self.most("/proc/sys/fs/epoll/max_user_watches"),
              "fs.epoll.max_user_watches: one for each client"),
@@ -387,7 +391,8 @@ def main():
         measurement.start(pilot.processes)
         before = measurement.memory()
         say(f"{pilot.clients:,} clients first, to see what one costs. Then there may be")
-        plan = Plan(options.clients, reserve, cost_of_one(measurement, pilot))
+        cost = cost_of_one(measurement, pilot)
+        plan = Plan(options.clients, reserve, cost, measurement.count)
         plan.show()
         measurement.start(plan.processes)
         stopped = measurement.open(plan.clients, plan.ports // 2)
