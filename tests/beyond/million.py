@@ -33,7 +33,7 @@ from tests.outside import kernel
 
 BATCH = 1000  # clients that a crowd opens before all look at the memory again
 PILOT = 10_000  # clients by which the cost of one is estimated
-LEAST_COST, MOST_COST = 6 * KIB, 16 * KIB  # bytes: not believed below; assumed of the first ones
+LEAST_COST, MOST_COST = 9 * KIB, 16 * KIB  # bytes: not believed below; assumed of the first ones
 SAMPLE = 100  # one client in so many talks again at the end
 SPARE_FILES = 4096  # files that are left to the rest of the system
 SPARE_FDS = 64  # descriptors that a process needs beside those of its clients
