@@ -35,8 +35,8 @@ previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1)
 asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
-.PHONY: all help test lint format prose matrix compare peers http threads story measured \
-  fuzz soak patches valgrind machines site style clean
+.PHONY: all help test lint format prose matrix compare peers http threads restart processes \
+  million story measured fuzz soak patches valgrind machines site style clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -151,6 +151,15 @@ story: all  ## the same clients on all seven, recorded: the cover picture and th
 threads: all  ## stage 7 with several loops: how connections spread; the gain
 	@$(PYTHON) -m tests.bench.threads --build $(B)
 
+restart: all  ## servers replaced behind HAProxy, and without it, while requests go on
+	@$(PYTHON) -m tests.beyond.restart --build $(B) $(ARGS)
+
+processes: all  ## four processes on one port: balance, caches, and who is lost in a crash
+	@$(PYTHON) -m tests.beyond.processes --build $(B)
+
+million: all  ## as many idle clients as this machine holds, and what each costs; CLIENTS=20000
+	@$(PYTHON) -m tests.beyond.million --build $(B) $(if $(CLIENTS),--clients $(CLIENTS)) $(ARGS)
+
 # For a quiet machine: it takes about half an hour.
 keep := $(PYTHON) -m tests.bench.measured --keep
 measured: all $(B)/shim.so  ## all measurements, into tests/bench/MEASURED.md and tests/bench/charts
@@ -161,6 +170,9 @@ measured: all $(B)/shim.so  ## all measurements, into tests/bench/MEASURED.md an
 	$(keep) peers make peers
 	$(keep) threads make threads
 	$(keep) http make http
+	$(keep) restart make restart
+	$(keep) processes make processes
+	$(keep) million make million
 	@$(PYTHON) -m tests.book.prose --write
 
 fuzz:  ## coverage-guided fuzzing of both codecs and stage 7; MINUTES=10

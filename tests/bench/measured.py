@@ -33,9 +33,12 @@ EXPECTED = {  # what must be found in each section, and nothing may be missing
     "peers": [*PEERS, *peers.NAMES.values()],
     "threads": ["--threads 1", "--threads 2"],
     "http": ["07-http", "nginx"],
+    "restart": ["announced, then stopped", "killed", "SO_REUSEPORT", "inherited"],
+    "processes": ["SO_REUSEPORT", "inherited", "hands over", "tcp_migrate_req"],
+    "million": ["clients are connected", "server's own memory", "in the kernel"],
 }
 
-NOT_PINNED = {"threads"}  # several loops share the cores with the load
+NOT_PINNED = {"threads", "restart", "processes", "million"}  # several share the cores
 
 CHARTS = {"compare": ["idle-curve"], "full": ["throughput", "latency", "cost"]}  # of which run
 NOT_DRAWN = {"idle-curve": {"01-blocking"}}  # it serves one client, so there are no idle ones
