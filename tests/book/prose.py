@@ -109,8 +109,12 @@ def measured(argument):
     for block in section.replace("```text\n", "\n").replace("\n```", "\n\n").split("\n\n"):
         lines = block.strip("\n").splitlines()
         if lines and lines[0].startswith(title):
-            return lines[:2] + [line for line in lines[2:] if line.startswith(tuple(rows.split()))] \
-                if rows else lines
+            if not rows:
+                return lines
+            wanted = [line for line in lines[2:] if line.startswith(tuple(rows.split()))]
+            if len(wanted) < len(rows.split()):
+                raise ValueError(f"tests/bench/MEASURED.md: {name}: {title!r} has not all of {rows}")
+            return lines[:2] + wanted
     raise ValueError(f"tests/bench/MEASURED.md: {name}: no table {title!r}")
 
 
