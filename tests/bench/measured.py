@@ -21,6 +21,7 @@ import sys
 from tests.bench import load
 from tests.bench import peers
 from tests.bench import scenarios
+from tests.harness import runner
 
 PAGE = load.ROOT / "tests" / "bench" / "MEASURED.md"
 SECTION = re.compile(r"(<!-- measured (\w+) -->\n)(.*?)(<!-- /measured -->)", re.S)
@@ -65,8 +66,8 @@ def keep(name, command):
         print(f"{PAGE.name} has no section {name}", file=sys.stderr)
         return 2
     outside = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}  # as if typed
-    done = subprocess.run(command, cwd=load.ROOT, stdout=subprocess.PIPE, text=True, check=False,
-                          env=outside)
+    done = subprocess.run(command, cwd=load.ROOT, stdout=subprocess.PIPE, encoding="utf-8",
+                          check=False, env=outside)
     print(done.stdout, end="")
     if done.returncode != 0:
         return done.returncode
@@ -111,4 +112,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    runner.main(lambda: main(sys.argv[1:]))

@@ -25,7 +25,8 @@ class Workshop:
     """A folder for trees, objects and programs, within a `with` block. Any thread may build."""
 
     def __init__(self):
-        self.folder = tempfile.TemporaryDirectory(prefix="mutants-")
+        self.folder = tempfile.TemporaryDirectory(prefix="mutants-",
+                                                  ignore_cleanup_errors=True)
         self.place = pathlib.Path(self.folder.name)
         self.locks, self.locks_lock = {}, threading.Lock()
 
@@ -112,7 +113,7 @@ def compiler(to, arguments):
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(to.name + ".partial")
     done = subprocess.run([CXX, *arguments, "-o", str(partial)], cwd=ROOT, capture_output=True,
-                          text=True, errors="replace")
+                          encoding="utf-8", errors="replace")
     if done.returncode != 0:
         raise RuntimeError("it does not build:\n" + done.stderr[:2000])
     partial.rename(to)

@@ -106,6 +106,7 @@ TEST_F(TickTest, ALongTickDoesNotMakeOthersIdle) {
     client.send("x");
     pass(100ms);
     EXPECT_TRUE(turn_until([&] { return hooks.ticks > 1; }));
+    turn(3);
     EXPECT_EQ(client.bytes, "x");
     EXPECT_EQ(hooks.closed, 0);
 }
