@@ -121,7 +121,7 @@ class Plan:
         open_files = number_in("/proc/sys/fs/file-nr")
         self.limits = [
             (already + int((available() - reserve) // cost),
-             f"memory: {available() / MIB:,.0f} MiB, {reserve / MIB:,.0f} to be left alone, "
+             f"memory: {available() / MIB:,.0f} MiB, {reserve / MIB:,.0f} left alone, "
              f"{cost:,.0f} bytes a client"),
             (already + self.most("/proc/sys/fs/file-max", open_files + SPARE_FILES) // 2,
              "fs.file-max: open files of the system, two for each client"),
