@@ -202,8 +202,8 @@ def buffers():
     d.arrow([(46 + 134 * 4 + wide, 155), (712, 155)], "gone")
     d.text(360, 22, f"A client has sent {client['all'] / 1024:,.0f} KiB to stage 6, and reads none "
            "of the answer", "title", "middle")
-    d.text(360, 316, "as recorded when nothing moved any more, all to one scale: every byte is in one of them",
-           "small quiet", "middle")
+    d.text(360, 316, "as recorded when nothing moved any more, all to one scale: every byte is in "
+           "one of them", "small quiet", "middle")
     return d
 
 
