@@ -11,7 +11,7 @@ from tests.harness.course import BUILD, SLOWER
 from tests.harness.messages import show
 from tests.harness.processes import adopt_orphans, die_with_parent, end_descendants, raise_fd_limit
 from tests.harness.stage import Stage
-from tests.harness.verdict import Fail, Gone, Lesson, NoStart, Verdict
+from tests.harness.verdict import Fail, Gone, Lesson, NoStart, NotTried, Verdict
 from tests.harness.waiting import Deadline
 from tests.outside import kernel
 
@@ -42,6 +42,9 @@ def run_probe(the_probe, stage):
         except Fail as fail:
             return verdict("F", "", fail.seen, fail.expected, hint=fail.hint)
         return verdict("L", lesson.kind, lesson.seen)
+    except NotTried as reason:
+        stage.note(f"not tried: {reason}")
+        return verdict("P")
     except NoStart as fail:
         return verdict("F", "no start", fail.seen, fail.expected, fail.sent, fail.hint)
     except Fail as fail:

@@ -29,7 +29,7 @@ def describe(probe, number, verdict, own):
     problem = harness.judge(probe, number, verdict)
     if not problem:
         lesson = verdict.outcome == "L"
-        outcome = "L" if lesson else "-" if untried(verdict) else "P"
+        outcome = "L" if lesson else "-" if harness.untried(verdict) else "P"
         text = line(probe, outcome, probe.title)
         text += indented(f"lesson, as chapter {told_in(probe.row, number)} says", verdict.seen) \
             if lesson else ""
@@ -46,11 +46,6 @@ def describe(probe, number, verdict, own):
                         ("received", problem), ("look at", look), ("hint", hint)):
         text += indented(name, value) if value else ""
     return text, False
-
-
-def untried(verdict):
-    """Could the probe do nothing to this server?"""
-    return any(note.startswith("not tried") for note in verdict.notes)
 
 
 def told_in(row, number):
@@ -136,7 +131,7 @@ def show(probe, number, verdict, own):
 def summary(number, results, rows, own):
     """The last lines."""
     failed = sum(not describe(p, number, v, own)[1] for p, v in results.items())
-    left_out = sum(untried(v) for v in results.values())
+    left_out = sum(bool(harness.untried(v)) for v in results.values())
     passed = len(results) - failed - left_out
     if own:
         print(f"\n{harness.STAGES[number]}: everything as its chapter says" if not failed else "")

@@ -40,15 +40,15 @@ def unpack(data):
 
 def show(data, frames):
     """Print what has come; returns what is not complete yet."""
-    if not frames:
-        sys.stdout.buffer.write(data)
-        data = b""
-    else:
-        payloads, data = unpack(data)
-        for payload in payloads:
-            sys.stdout.buffer.write(payload + b"\n")
-    sys.stdout.flush()
-    return data
+    payloads, rest = unpack(data) if frames else ([data], b"")
+    try:
+        with open(1, "wb", closefd=False) as stdout:
+            stdout.writelines(payload + b"\n" * frames for payload in payloads)
+    except BrokenPipeError:
+        sys.exit(141)  # nobody reads what we print: that is not the server's fault
+    except OSError as error:
+        sys.exit(f"talk: stdout: {error.strerror}")
+    return rest
 
 
 class Talk:
@@ -138,6 +138,8 @@ def main():
     kind.add_argument("--frames", action="store_true", help="talk frames (default on port 9007)")
     kind.add_argument("--raw", action="store_true", help="talk plain lines")
     options = arguments.parse_args()
+    while os.open(os.devnull, os.O_RDWR) < 2:
+        pass  # a stream that is closed: the socket must not get its number
     options.port = options.port or 9000 + options.stage
     frames = options.frames or (options.port == 9007 and not options.raw)
     try:

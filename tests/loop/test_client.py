@@ -27,7 +27,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 def run(*arguments, **streams):
     """A run that ends by itself."""
     streams.setdefault("stdout", subprocess.PIPE)
-    return subprocess.run([PROGRAM, *map(str, arguments)], stderr=subprocess.PIPE, text=True,
+    return subprocess.run([PROGRAM, *map(str, arguments)], stderr=subprocess.PIPE, encoding="utf-8",
                           stdin=subprocess.DEVNULL, timeout=harness.FAILSAFE, check=False,
                           **streams)
 
@@ -122,7 +122,7 @@ class Client(unittest.TestCase):
             subprocess.run([*prefix, "true"], capture_output=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             self.skipTest("no network of our own: unshare(1) is missing, or may not make one")
-        return subprocess.run([*prefix, *command], text=True, timeout=harness.FAILSAFE,
+        return subprocess.run([*prefix, *command], encoding="utf-8", timeout=harness.FAILSAFE,
                               capture_output=True, check=False)
 
     def test_stdout_that_cannot_be_written(self):

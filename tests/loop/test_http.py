@@ -726,7 +726,7 @@ class CommandLine(unittest.TestCase):
 
     def run_it(self, *arguments):
         """A run that is expected to end by itself."""
-        return subprocess.run([PROGRAM, *arguments], text=True, capture_output=True,
+        return subprocess.run([PROGRAM, *arguments], encoding="utf-8", capture_output=True,
                               timeout=harness.FAILSAFE, stdin=subprocess.DEVNULL)
 
     def test_help(self):

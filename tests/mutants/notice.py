@@ -20,14 +20,17 @@ CPU_SECONDS = 40  # that a test may use: one that goes in circles has failed too
 
 
 class Notice:
-    """What came of one mutant: .rows and .tests that noticed, and .problem, '' if all is well."""
+    """What came of one mutant: .rows and .tests that noticed, and .problem, '' if all is well.
+
+    .untried: why a row could not be tried on this machine.
+    """
 
     # Which rows are left out of the search for others that turn.
     EXACT = {"no": set(probes.ROWS), "quick": SOAK | CROWDS, "all": SOAK}
 
     def __init__(self, mutant, workshop, options):
         self.mutant, self.workshop, self.options = mutant, workshop, options
-        self.rows, self.tests, self.problem = {}, [], ""
+        self.rows, self.tests, self.problem, self.untried = {}, [], "", ""
         self.server, self.programs = None, []
 
     def begin(self, pool):
@@ -68,9 +71,13 @@ class Notice:
         broken = differences(0, stage, server, build)
         self.count(not broken, f"it does not even echo: {''.join(broken)} ")
         for row in self.mutant.rows:
-            for _ in range(TRIES):
-                if seen := differences(row, stage, server, build):
-                    break
+            try:
+                for _ in range(TRIES):
+                    if seen := differences(row, stage, server, build):
+                        break
+            except harness.NotTried as reason:
+                self.rows[row] = self.untried = str(reason)
+                continue
             self.rows[row] = seen[0] if seen else "all as without the patch"
             self.count(seen, f"row {row} does not notice. ")
         for row in self.others(server):
@@ -135,4 +142,8 @@ def differences(row, stage, server, build):
     for _, verdict in verdicts:
         if verdict.kind == "probe":
             raise RuntimeError(verdict.seen)
-    return [verdict.seen for probe, verdict in verdicts if harness.judge(probe, stage, verdict)]
+    seen = [verdict.seen for probe, verdict in verdicts if harness.judge(probe, stage, verdict)]
+    reasons = [harness.untried(verdict) for _, verdict in verdicts if harness.untried(verdict)]
+    if reasons and not seen:
+        raise harness.NotTried(reasons[0])
+    return seen

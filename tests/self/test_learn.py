@@ -19,7 +19,7 @@ class Starters(unittest.TestCase):
     def make(self, number, build):
         """What the command does, in a build folder of its own."""
         return subprocess.run([sys.executable, "-m", "tests.learn.start", str(number), "--build",
-                               build], cwd=harness.ROOT, capture_output=True, text=True)
+                               build], cwd=harness.ROOT, capture_output=True, encoding="utf-8")
 
     def test_each_compiles_and_says_what_to_do(self):
         for number, name in harness.STAGES.items():
@@ -58,13 +58,13 @@ class Building(unittest.TestCase):
             with self.subTest(harness.STAGES[number]):
                 done = subprocess.run([sys.executable, "-m", "tests.learn.build", str(number),
                                        "--build", build], cwd=harness.ROOT, capture_output=True,
-                                      text=True, stdin=subprocess.DEVNULL)
+                                      encoding="utf-8", stdin=subprocess.DEVNULL)
                 self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
                 self.assertRegex(done.stdout, r"is whole: \d passed, 0 failed\n$")
 
     def test_stage_7_is_refused_in_words(self):
         done = subprocess.run([sys.executable, "-m", "tests.learn.build", "7"], cwd=harness.ROOT,
-                              capture_output=True, text=True)
+                              capture_output=True, encoding="utf-8")
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertRegex(done.stderr, "^make build-N: N is 1 to 6.")
 

@@ -227,7 +227,8 @@ class InChromium(unittest.TestCase):
         text = page.assemble(recording or record.load(record.STEPS))
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "page.html"
-            path.write_text(text.replace('"use strict";', script, 1) if script else text)
+            path.write_text(text.replace('"use strict";', script, 1) if script else text,
+                            encoding="utf-8")
             return shown_problems(self.chromium.open("about:blank"), path.as_uri())
 
     # What it shows

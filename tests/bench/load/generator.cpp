@@ -53,6 +53,7 @@ void Generator::begin(const Plan& next) {
     bulk_frames_ = FrameMaker(next.bulk_size);
     budget_ = next.count;
     last_progress_ = clock_ns();
+    cpu_before_ = cpu_of(plan().pid);
     report_.served = static_cast<int>(clients_.size());
     report_.wanted = std::max(next.connections + next.bulk + next.idle, report_.served);
     state_ = State::gathering;
@@ -290,9 +291,12 @@ void Generator::on_fd(int fd, std::uint32_t) {
     else if (fd == alarm_.get() && state_ == State::timing) end_timing();
 }
 
-// What has not come for so long will not come.
+// What has not come for so long will not come: unless the server has it and waits for a core. One
+// that uses up so much CPU time goes in circles.
 void Generator::on_tick() {
-    if (clock_ns() - last_progress_ < plan().patience * ms) return;
+    std::int64_t patience = plan().patience * ms;
+    if (clock_ns() - last_progress_ < patience) return;
+    if (at_work(plan().pid) && cpu_of(plan().pid) - cpu_before_ < 10 * patience) return;
     if (state_ == State::gathering) return give_up();
     if (state_ == State::timing && plan().count != 0) return end_timing();
     if (state_ != State::draining) return;
