@@ -113,7 +113,7 @@ def measured(argument):
                 return lines
             wanted = [line for line in lines[2:] if line.startswith(tuple(rows.split()))]
             if len(wanted) < len(rows.split()):
-                raise ValueError(f"tests/bench/MEASURED.md: {name}: {title!r} has not all of {rows}")
+                raise ValueError(f"MEASURED.md: {name}: {title!r} has not all of {rows}")
             return lines[:2] + wanted
     raise ValueError(f"tests/bench/MEASURED.md: {name}: no table {title!r}")
 

@@ -410,7 +410,7 @@ class PerClient(unittest.TestCase):
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.per_client", "--build", str(load.BUILD), "--rounds",
              "1", "--messages", "200", "--idle", "20"],
-            cwd=load.ROOT, capture_output=True, text=True, check=False)
+            cwd=load.ROOT, capture_output=True, encoding="utf-8", check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
         threads = dict(re.findall(r"^(\S+) +20 +(\d+) ", done.stdout, re.M))
         self.assertEqual(threads, {"04-epoll-lt": "1", "thread_per_client": "121"}, done.stdout)
