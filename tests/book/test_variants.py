@@ -1,32 +1,14 @@
-"""The upper-case server and the clock of chapter 7: their patches apply, compile, and do it."""
+"""The servers that chapter 7 makes of two stages: their patches apply, compile, and do it."""
 
-import os
 import pathlib
 import re
 import shutil
 import socket
-import subprocess
 import tempfile
-import types
 import unittest
 
 from tests import harness
-from tests.book import variants
-from tests.mutants.mutant import Mutant
-
-
-def build(name, tree):
-    """The path of the patched server."""
-    folder = variants.stage(name)
-    for part in (folder, "common"):
-        shutil.copytree(variants.ROOT / part, tree / part)
-    Mutant.apply(types.SimpleNamespace(diff=variants.patch(name).partition("\n\n")[2],
-                                       path=variants.PATCHES / f"{name}.patch"), tree)
-    library = [f"{folder}/evloop.cpp"] if folder == "07-evloop" else []
-    subprocess.run([os.environ.get("CXX", "g++"), "-std=c++20", "-Wall", "-Wextra", "-Wpedantic",
-                    "-Werror", "-I.", f"{folder}/server.cpp", *library, "-o", "server",
-                    "-pthread"], cwd=tree, check=True)
-    return tree / "server"
+from tests.book import marks, variants
 
 
 def read(client, size):
@@ -38,11 +20,15 @@ def read(client, size):
 class Variants(unittest.TestCase):
     """Each of the four, built and talked to."""
 
-    def start(self, name):
-        """Build it and run it."""
+    def build(self, name):
+        """The path of the program."""
         tree = pathlib.Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, tree)
-        stage = harness.Stage(int(name[:2]), [str(build(name, tree))])
+        return str(variants.build(name, tree))
+
+    def start(self, name):
+        """Build it and run it."""
+        stage = harness.Stage(int(name[:2]), [self.build(name)])
         self.addCleanup(stage.stop)
         return stage.start()
 
@@ -70,6 +56,10 @@ class Variants(unittest.TestCase):
 
     def test_clock_of_stage_7(self):
         self.expect_times(self.start("07-clock"), re.compile(rb"EVLP\0\0\0\x08\d\d:\d\d:\d\d"), 16)
+
+    def test_one_mark_is_told_to_epoll_more_often_than_two(self):
+        one, two = (marks.calls(self.build(name)) for name in marks.NAMES)
+        self.assertGreater(one, 2 * two)
 
 
 if __name__ == "__main__":
