@@ -165,8 +165,8 @@ def turn():
     d.text(150, 22, "the loop", "title", "middle")
     d.text(560, 22, "your handler", "title", "middle")
     steps = [("wait", "epoll_wait(): sleep until", "something is ready or due"),
-             ("dispatch", "one recv() for each", "connection that is ready"),
-             ("settle", "send, tell epoll what has", "changed, close, destroy")]
+             ("dispatch", "recv() for each that is ready,", "call you, send your answers"),
+             ("settle", "tell epoll what has changed,", "close, destroy")]
     for number, (name, first, second) in enumerate(steps):
         y = 40 + 96 * number
         d.box(50, y, 220, 74, kind="key" if number == 1 else "box")
@@ -180,7 +180,7 @@ def turn():
     d.text(440, 150, "on_read(conn)", "code")
     d.text(440, 174, "conn.write(…)", "code")
     d.text(440, 194, "conn.close()", "code")
-    d.text(440, 214, "loop.remove_fd(…)", "code")
+    d.text(440, 214, "conn.hold()", "code")
     d.text(580, 174, "is stored", "small quiet")
     d.text(580, 194, "sets a mark", "small quiet")
     d.text(580, 214, "sets a mark", "small quiet")
