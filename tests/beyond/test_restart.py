@@ -72,7 +72,8 @@ class Restart(unittest.TestCase):
         self.assertEqual((status, err), (0, ""), out)
         for title, (_, requests, failed) in lines(out).items():
             self.assertGreaterEqual(requests, 3000, title)
-            self.assertGreater(failed, 0, title)
+            # A kill meets a request of those that come and go only now and then.
+            self.assertGreaterEqual(failed, 1 if "stay" in title else 0, title)
         reasons = sum(int(n) for n in re.findall(r"^      (\d+): ", out, re.M))
         self.assertEqual(reasons, sum(failed for _, _, failed in lines(out).values()))
 

@@ -257,9 +257,10 @@ class Server:
         return self.stdout[self.line_end:] + (os.read(self.out, 65536) if ready else b"")
 
     def waits_for_ever(self):
-        """Do all its threads sleep in calls that have no timeout?"""
+        """Do all its threads sleep in calls that have no timeout, and will no timer end one?"""
         calls = kernel.blocked_calls(self.pid)
-        return bool(calls) and all(kernel.without_timeout(*call) for call in calls)
+        return bool(calls) and all(kernel.without_timeout(*call) for call in calls) and \
+            not kernel.has_timer(self.pid)
 
     def asleep(self):
         """Are all its threads blocked in a system call?"""

@@ -29,6 +29,7 @@ class Workshop:
                                                   ignore_cleanup_errors=True)
         self.place = pathlib.Path(self.folder.name)
         self.locks, self.locks_lock = {}, threading.Lock()
+        self.needed = {}  # source: the files that it is compiled from
 
     def __enter__(self):
         return self
@@ -85,8 +86,7 @@ class Workshop:
 
     def object(self, source, flags, mutant):
         """An object file: the mutant's own one if the patch may have changed it."""
-        changed = mutant.changed if mutant else []
-        own = source in changed or any(name.endswith(".h") for name in changed)
+        own = bool(mutant) and not self.needs(source).isdisjoint(mutant.changed)
         tree = self.tree(mutant) if own else ROOT
         name = re.sub(r"\W", "-", " ".join([source, *flags])) + ".o"
         to = (tree if own else self.place) / "objects" / name
@@ -96,6 +96,16 @@ class Workshop:
                 compiler(to, [*flags, f"-I{tree}", f"-I{ROOT}", f"-I{UNIT}", "-c",
                               str((tree if of_tree else ROOT) / source)])
         return to
+
+    def needs(self, source):
+        """The files of the repository that this one is compiled from, itself among them."""
+        with self.lock(self.place / "needs" / source):
+            if source not in self.needed:
+                done = subprocess.run([CXX, "-std=c++20", "-MM", "-I.", f"-I{UNIT}", source],
+                                      cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+                names = done.stdout.replace("\\\n", " ").partition(":")[2].split()
+                self.needed[source] = {os.path.relpath(ROOT / name, ROOT) for name in names}
+        return self.needed[source]
 
     def lock(self, path):
         """The lock of a file, so that two threads do not make it at once."""

@@ -118,6 +118,13 @@ def without_timeout(name, args):
     return name in RECEIVING | SENDING | ENDLESS
 
 
+def has_timer(pid):
+    """Has it a timerfd that is going to expire? proc(5), "/proc/pid/fdinfo/"."""
+    timers = [fd for fd, what in open_fds(pid).items() if what == "anon_inode:[timerfd]"]
+    return any(re.search(r"^it_value: \((?!0, 0\))", read_file(f"/proc/{pid}/fdinfo/{fd}"), re.M)
+               for fd in timers)
+
+
 def cpu_ns(pid):
     """CPU time of all threads, in nanoseconds; 0 when the process has gone."""
     try:  # the clock of another process: MAKE_PROCESS_CPUCLOCK() in the kernel's sources

@@ -189,7 +189,7 @@ def style(layout, length, travel):
 
 def size(count):
     """4 KB, 113 KB, 8 MB."""
-    return f"{count / story.MIB:.3g} MB" if count >= story.MIB else f"{count / 1024:.0f} KB"
+    return f"{count / story.MIB:.3g} MB" if count >= story.MIB else f"{int(count / 1024 + 0.5)} KB"
 
 
 def got(who, data):
