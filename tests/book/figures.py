@@ -71,7 +71,7 @@ def bits():
 
 def array():
     """Chapter 3: question and answer in one array, handed over whole each time."""
-    d = Drawing(250, "poll() takes an array with an entry of 8 bytes for each client: the "
+    d = Drawing(212, "poll() takes an array with an entry of 8 bytes for each client: the "
                      "descriptor, what we ask, and what the kernel answers.")
     fds = ["3", "5", "6", "7", "1500", "…"]
     d.text(0, 46, "fd", "code")
@@ -90,8 +90,31 @@ def array():
     d.text(332, 182, "handed over whole at each call, and walked through twice", "", "middle")
     d.text(332, 202, "8 bytes × every client, to find the one that has spoken", "small quiet",
            "middle")
-    d.text(332, 236, "Level-triggered: leave bytes unread, and the next call says POLLIN again.",
-           "small quiet", "middle")
+    return d
+
+
+def level():
+    """Chapter 3: bytes are left in the buffer, and poll() returns each time, until none is left."""
+    d = Drawing(250, "Six bytes arrive. A server that reads one at a time calls poll() again, and "
+                     "poll() returns at once as long as bytes are left. With none left, it sleeps.")
+    left, step, bottom = 190, 66, 130
+    d.text(0, 70, "bytes in the")
+    d.text(0, 88, "receive buffer")
+    points = [(120, bottom), (left - 40, bottom), (left - 40, bottom - 90)]
+    for number in range(1, 7):
+        x = left + step * number - 20
+        points += [(x, bottom - 90 + 15 * (number - 1)), (x, bottom - 90 + 15 * number)]
+    d.line([*points, (700, bottom)], "way")
+    d.text(left - 40, 26, "“hello” and Return arrive", "small", "middle")
+    d.text(0, 176, "poll()", "code")
+    d.text(0, 214, "recv()", "code")
+    for number, byte in enumerate(["h", "e", "l", "l", "o", "\\n"]):
+        x = left + step * number
+        d.box(x - 30, 156, 60, 30, "returns", "key", "small keyed")
+        d.box(x + 6, 194, 48, 30, f"“{byte}”", text="code small")
+    d.text(left + step * 6 - 24, 176, "sleeps: nothing is left", "small quiet")
+    d.text(425, 244, "It reports that there are bytes, not that bytes have arrived.", "small quiet",
+           "middle")
     return d
 
 
@@ -258,6 +281,7 @@ FIGURES = {
     "01-blocking/queues.svg": queues,
     "02-select/bits.svg": bits,
     "03-poll-lt/array.svg": array,
+    "03-poll-lt/level.svg": level,
     "04-epoll-lt/lists.svg": lists,
     "05-epoll-et/edges.svg": edges,
     "07-evloop/states.svg": states,
