@@ -386,7 +386,7 @@ private:
         return (fresh_ || !in_.empty()) && !silent;
     }
 
-    // All is sent. close() with input unread, or before all has arrived, makes the kernel send a
+    // All is sent. close() with input unread, or with more of it to come, makes the kernel send a
     // reset, and that may destroy an answer still on its way. So we say that we have finished,
     // throw away what comes, and wait for the peer's FIN.
     void finish() {

@@ -7,6 +7,7 @@ One function for each. What has a number has it from the code or from the record
 import argparse
 import json
 import pathlib
+import re
 import sys
 
 from tests.book.drawing import Drawing
@@ -237,8 +238,8 @@ def turn():
     d.text(150, 22, "the loop", "title", "middle")
     d.text(560, 22, "your handler", "title", "middle")
     steps = [("wait", "epoll_wait(): sleep until", "something is ready or due"),
-             ("dispatch", "one recv() for each", "connection that is ready"),
-             ("settle", "send, tell epoll what has", "changed, close, destroy")]
+             ("dispatch", "recv() for each that is ready,", "call you, send your answers"),
+             ("settle", "tell epoll what has changed,", "close, destroy")]
     for number, (name, first, second) in enumerate(steps):
         y = 40 + 96 * number
         d.box(50, y, 220, 74, kind="key" if number == 1 else "box")
@@ -252,7 +253,7 @@ def turn():
     d.text(440, 150, "on_read(conn)", "code")
     d.text(440, 174, "conn.write(…)", "code")
     d.text(440, 194, "conn.close()", "code")
-    d.text(440, 214, "loop.remove_fd(…)", "code")
+    d.text(440, 214, "conn.hold()", "code")
     d.text(580, 174, "is stored", "small quiet")
     d.text(580, 194, "sets a mark", "small quiet")
     d.text(580, 214, "sets a mark", "small quiet")
@@ -265,6 +266,67 @@ def turn():
     return d
 
 
+# Where the phases of a connection stand, and what leads from one to the next. Phases and edges
+# themselves come from connection.h: an edge of it without words here is an error, and so is a
+# phase without a place.
+PLACES = {"connecting": (10, 40), "open": (190, 40), "closing": (370, 40),
+          "lingering": (550, 40), "over": (370, 230), "gone": (550, 230)}
+MEANING = {"connecting": "connect() is\nunder way", "open": "takes input,\nsends output",
+           "closing": "all output\nis still sent", "lingering": "our FIN is out,\nwait for theirs",
+           "over": "settle will\ndestroy it", "gone": "on_close(),\nclose(fd)"}
+WAYS = {
+    ("connecting", "open"): ([(140, 75), (186, 75)], "it is up", (163, 68)),
+    ("open", "closing"): ([(320, 75), (366, 75)], "close()", (343, 68)),
+    ("closing", "lingering"): ([(500, 75), (546, 75)], "all sent", (523, 68)),
+    ("connecting", "closing"): ([(75, 40), (75, 16), (435, 16), (435, 36)],
+                                "it is up, and close() was called before", (255, 10)),
+    ("connecting", "over"): ([(75, 110), (75, 275), (366, 275)], "refused, too late", (220, 268)),
+    ("open", "over"): ([(255, 110), (255, 250), (366, 250)], "error, abort()", (310, 243)),
+    ("closing", "over"): ([(435, 110), (435, 226)], "all sent, and", (443, 160)),
+    ("lingering", "over"): ([(615, 110), (615, 190), (480, 190), (480, 226)], "their FIN,",
+                            (623, 150)),
+    ("over", "gone"): ([(500, 265), (546, 265)], "settle", (523, 258)),
+}
+
+
+def phases():
+    """The phases and edges that connection.h has."""
+    text = (ROOT / "07-evloop" / "connection.h").read_text(encoding="utf-8")
+    names = re.search(r"enum class Phase[^{]*{(.*?)\n};", text, re.S)[1]
+    table = re.search(r"constexpr Edge edges\[\] = {(.*?)\n};", text, re.S)[1]
+    return (re.findall(r"^ +(\w+),", names, re.M),
+            re.findall(r"{Phase::(\w+), Phase::(\w+)}", table))
+
+
+def states():
+    """Chapter 7, a connection's life: its phases, and the ways between them."""
+    names, edges = phases()
+    if set(names) != set(PLACES) or set(edges) != set(WAYS):
+        odd = (set(names) ^ set(PLACES)) | (set(edges) ^ set(WAYS))
+        raise ValueError(f"connection.h and its figure differ: {sorted(map(str, odd))}")
+    ways = ", ".join(f"{a} to {b}" for a, b in edges)
+    d = Drawing(332, f"The phases of a connection: {', '.join(names)}. It may go from {ways}.")
+    for name in names:
+        x, y = PLACES[name]
+        kind, text = ("key", "title keyed") if name == "open" else ("box", "title")
+        d.box(x, y, 130, 70, kind=kind)
+        lines = MEANING[name].split("\n")
+        d.text(x + 65, y + 21, name, text, "middle")
+        for number, line in enumerate(lines):
+            d.text(x + 65, y + 41 + 16 * number, line, "small quiet", "middle")
+    for edge in edges:
+        points, words, at = WAYS[edge]
+        beside = edge in (("closing", "over"), ("lingering", "over"))
+        main_road = "over" not in edge and edge != ("connecting", "closing")
+        d.arrow(points, "way" if main_road else "arrow", words, at,
+                "start" if beside else "middle")
+    d.text(443, 175, "their FIN is here", "small quiet")
+    d.text(623, 165, "or a deadline", "small quiet")
+    d.text(10, 324, "An error, abort() or a deadline leads to “over” from anywhere.", "small quiet")
+    return d
+
+
+
 FIGURES = {
     "01-blocking/queues.svg": queues,
     "02-select/bits.svg": bits,
@@ -273,6 +335,7 @@ FIGURES = {
     "04-epoll-lt/lists.svg": lists,
     "05-epoll-et/edges.svg": edges,
     "06-write-buffering/buffers.svg": buffers,
+    "07-evloop/states.svg": states,
     "07-evloop/turn.svg": turn,
 }
 

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Why two marks and not one: what is epoll told while a client is slow? Needs strace.
+
+Stage 7 with a send buffer of 16 KiB, as on a slow network, and with one mark or two. A client sends
+16 MiB and reads it late. The kernel's own buffers grow as they like, so the numbers differ a little
+from run to run.
+"""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+
+from tests import harness
+from tests.book import variants
+
+NAMES = ("07-one-mark", "07-two-marks")
+TOTAL = 16 << 20  # bytes
+
+
+def calls(program):
+    """How often this server calls epoll_ctl()."""
+    with tempfile.NamedTemporaryFile("r") as trace:
+        stage = harness.Stage(7, ["strace", "-f", "-o", trace.name, "-e", "trace=epoll_ctl",
+                                  str(program)])
+        try:
+            client = stage.start().connect()
+            client.sock.settimeout(harness.FAILSAFE)
+            block = harness.frame(bytes(65536 - 8))
+            sender = threading.Thread(
+                target=lambda: [client.sock.sendall(block) for _ in range(TOTAL // len(block))])
+            sender.start()
+            harness.wait_for(lambda: paused(trace.name), "the server pauses the client")
+            left = TOTAL
+            while left:
+                left -= len(client.sock.recv(65536))
+            sender.join()
+        finally:
+            stage.stop()
+        return len(re.findall(r"epoll_ctl\(", pathlib.Path(trace.name).read_text("utf-8")))
+
+
+def paused(trace):
+    """Has it begun to wait for room alone?"""
+    return "events=EPOLLOUT," in pathlib.Path(trace).read_text("utf-8")
+
+
+def main():
+    if not shutil.which("strace"):
+        sys.exit("needs strace: apt-get install strace")
+    print("calls of epoll_ctl() for 16 MiB")
+    for name in NAMES:
+        with tempfile.TemporaryDirectory() as tree:
+            program = variants.build(name, pathlib.Path(tree))
+            print(f"{name[3:].replace('-', ' '):10} {calls(program):5}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
