@@ -86,11 +86,12 @@ diff-%:  ## diff-N: what stage N changes in the one before; FULL=1: the whole fi
 	@diff -U $(if $(FULL),10000,3) --color=auto --label $(call previous,$*) --label $(call stage,$*) \
 	  $(call previous,$*)/server.cpp $(call stage,$*)/server.cpp; test $$? -le 1
 
-check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own server
+check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own, HINT=7 helps
 	@$(if $(call asked,SERVER),$(if $(SERVER),,$(error SERVER= is empty)))
 	@$(if $(SERVER),$(if $(shell command -v $(CXX)),$(MAKE) --no-print-directory -s $(B)/shim.so),\
 	  $(MAKE) --no-print-directory -s $(B)/$(call stage,$*) $(B)/shim.so)
-	@$(PYTHON) -m tests.learn.check $(if $(call stage,$*),$*) --build $(B) $(if $(SERVER),--server '$(SERVER)')
+	@$(PYTHON) -m tests.learn.check $(if $(call stage,$*),$*) --build $(B) \
+	  $(if $(SERVER),--server '$(SERVER)') $(if $(HINT),--hint $(HINT))
 
 break-%: $(B)/shim.so  ## break-N: what each line of stage N is for: who notices when it is gone
 	@$(PYTHON) -m tests.learn.break $* --build $(B) $(if $(EXACT),--exact all)

@@ -8,8 +8,8 @@ A probe is a function that plays one fault against a running server:
         server = stage.start()
         server.connect().roundtrip()
 
-It returns (the server passes), raises Lesson (it fails in a way that a chapter teaches) or raises
-Fail (it fails in any other way). `expect` has a column for each of the seven stages: P it must
+It returns (the server passes), raises Lesson (it fails in a way that a chapter teaches), raises
+Fail (it fails in any other way) or Untried (nothing can be said of it here). `expect` has a column for each of the seven stages: P it must
 pass, L:kind it must fail as a Lesson of that kind, - the probe does not apply.
 
 Time decides nothing here: a probe waits for a byte, an exit, a state of the process. FAILSAFE only
@@ -32,7 +32,8 @@ from tests.harness.messages import difference, frame, frames, printable, show
 from tests.harness.processes import (adopt_orphans, die_with_parent, end_descendants,
                                      heed_interrupts, raise_fd_limit)
 from tests.harness.registry import PROBES, Probe, probe, probes
-from tests.harness.server import CRASH, ENDED, LINE, Server, finding
+from tests.harness.server import ENDED, LINE, Server, finding
 from tests.harness.stage import Stage
-from tests.harness.verdict import Fail, Gone, Lesson, NoStart, Verdict, judge
+from tests.harness.verdict import (Fail, Gone, Lesson, NoStart, QueueFull, Untried, Verdict,
+                                   judge)
 from tests.harness.waiting import FAILSAFE, SPIN_MS, Stillness, wait_for

@@ -11,7 +11,9 @@ from tests.harness.course import BUILD, SLOWER
 from tests.harness.messages import show
 from tests.harness.processes import adopt_orphans, die_with_parent, end_descendants, raise_fd_limit
 from tests.harness.stage import Stage
-from tests.harness.verdict import Fail, Gone, Lesson, NoStart, Verdict
+from tests.harness.verdict import (Fail, Gone, Lesson, NoStart, QueueFull, Untried,
+                                   Verdict)
+from tests.harness.waiting import require_cores
 from tests.outside import kernel
 
 CELL_FAILSAFE = 120.0 * SLOWER  # seconds for one probe on one stage, whatever it does
@@ -21,9 +23,13 @@ def run_probe(the_probe, stage):
     """Run one probe in this process; returns a Verdict."""
     start = time.monotonic()
 
-    def verdict(outcome, kind="", seen="", expected="", sent="", hint=""):
+    def verdict(outcome, kind="", seen="", expected="", sent="", look="", hint=""):
         return Verdict(outcome, kind, show(seen), show(expected), show(sent), list(stage.notes),
-                       time.monotonic() - start, hint)
+                       time.monotonic() - start, look, hint)
+
+    def failed(fail, kind=""):
+        seen = show(fail.seen) + stage.situation()
+        return verdict("F", kind, seen, fail.expected, fail.sent, fail.look, fail.hint)
 
     try:
         try:
@@ -34,20 +40,27 @@ def run_probe(the_probe, stage):
             stage.finish(fail.sent)  # a server that has died explains everything else
             raise
         stage.finish()
+        stage.require_no_surplus()
         return verdict("P")
     except Lesson as lesson:
         try:
             stage.finish()
         except Fail as fail:
-            return verdict("F", "", fail.seen, fail.expected, hint=fail.hint)
+            return failed(fail)
         return verdict("L", lesson.kind, lesson.seen)
+    except Untried as why:
+        return verdict("-" if not stage.own else "F", "", str(why))
     except NoStart as fail:
-        return verdict("F", "no start", fail.seen, fail.expected, fail.sent, fail.hint)
+        return failed(fail, "no start")
+    except QueueFull as fail:
+        if not stage.own and stage.servers[-1].backlog() < 100:
+            return verdict("-", "", "there is too little room in its queue: see row 0")
+        return failed(fail)
     except Fail as fail:
-        return verdict("F", "", fail.seen, fail.expected, fail.sent, fail.hint)
+        return failed(fail)
     except Gone as gone:
-        return verdict("F", "", f"the connection ended ({gone.how}); "
-                                f"{stage.servers[-1].describe()}", "the connection lasts")
+        return failed(Fail(f"the connection ended ({gone.how}); {stage.servers[-1].describe()}",
+                           expected="the connection lasts"))
     except Exception as error:  # a fault of the probe itself must be seen, too
         line = error.__traceback__
         while line.tb_next:
@@ -62,8 +75,10 @@ def no_verdict(stage, at):
     """The probe takes too long: say where it is, and what the server does."""
     while at and os.path.basename(os.path.dirname(at.f_code.co_filename)) != "probes":
         at = at.f_back
+    seconds = CELL_FAILSAFE - 10
+    require_cores(stage.servers[-1] if stage.servers else None, seconds)
     where = f" (the probe is at line {at.f_lineno} of {at.f_code.co_filename})" if at else ""
-    raise Fail(f"no verdict within {CELL_FAILSAFE - 10:.0f} s; "
+    raise Fail(f"no verdict within {seconds:.0f} s; "
                + (stage.servers[-1].describe() if stage.servers else "no server yet") + where)
 
 

@@ -1,5 +1,7 @@
 """A client: it sends, receives and waits, and knows when waiting longer is pointless."""
 
+import errno
+import os
 import select
 import socket
 import struct
@@ -8,7 +10,7 @@ import time
 from tests.harness.course import KIB, MIB
 from tests.harness.messages import difference, frame, show
 from tests.harness.verdict import Fail, Gone
-from tests.harness.waiting import FAILSAFE, SPIN_MS, Stillness
+from tests.harness.waiting import FAILSAFE, SPIN_MS, Stillness, require_cores
 from tests.outside import kernel
 
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
@@ -23,32 +25,45 @@ class Client:
 
     def __init__(self, server, rcvbuf=None, sndbuf=None, source=None, wait=True):
         self.server = server
-        family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-        self.sock = socket.socket(family, socket.SOCK_STREAM)
+        self.sock = socket.socket(server.family(), socket.SOCK_STREAM)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         if sndbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
-        if source:
+        if source and server.family() == socket.AF_INET:
             self.sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             self.sock.bind((source, 0))
-        self.sock.settimeout(FAILSAFE)
         self.lost = ""  # the server had closed it when connect() returned
-        try:
-            self.sock.connect((server.host, server.port))
-        except ConnectionResetError as error:
-            self.lost = error.strerror
-        except OSError as error:
-            queue = kernel.accept_queue(server.port)
-            full = isinstance(error, TimeoutError) and queue > 0
-            raise Fail(f"connect: {error.strerror or error}; {server.describe()}"
-                       + (f"; {queue} connections wait in its queue, and there is no room" * full),
-                       expected="a connection: the line says that it listens",
-                       hint="listen(2), backlog: ours is SOMAXCONN" if full else "") from None
         self.sock.setblocking(False)
+        self._connect()
         self.name, self.server_name = self.sock.getsockname(), (server.host, server.port)
-        self.received = 0  # bytes, in all
+        self.sent = self.received = 0  # bytes, in all
+
+    def _connect(self):
+        """Wait until it is connected; Fail if it cannot be."""
+        code = self.sock.connect_ex((self.server.host, self.server.port))
+        if code == errno.EINPROGRESS:
+            code = self._connected()
+        if code == errno.ECONNRESET:
+            self.lost = os.strerror(code)
+        elif code:
+            raise Fail(f"connect: {os.strerror(code)}; {self.server.describe()}",
+                       expected="a connection: the line says that it listens")
+
+    def _connected(self):
+        """Wait for the end of connect(). 0, or an error."""
+        poll, full = select.poll(), 0
+        poll.register(self.sock, select.POLLOUT)
+        end = time.monotonic() + FAILSAFE
+        while not poll.poll(200):
+            full = full + 1 if self.server.accepts_nobody() else 0
+            if full == 5:
+                raise self.server.queue_is_full()
+            if time.monotonic() > end:
+                require_cores(self.server, FAILSAFE)
+                return errno.ETIMEDOUT
+        return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def fileno(self):
         """So that select() and friends take a Client."""
@@ -79,8 +94,8 @@ class Client:
         far = self.far_end()
         if not far or not far.inode:
             return None
-        name = f"socket:[{far.inode}]"
-        return next((fd for fd, what in self.server.fds().items() if what == name), None)
+        found = self.server.fd_of(far.inode)
+        return found and found[1]
 
     # Sending
 
@@ -89,11 +104,13 @@ class Client:
         if self.lost:
             raise Gone(self.lost)
         try:
-            return self.sock.send(data)
+            count = self.sock.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise Gone(error.strerror) from None
+        self.sent += count
+        return count
 
     def send(self, data):
         """Send all, waiting while the server does not read."""
@@ -174,6 +191,26 @@ class Client:
                            expected="nothing more, then end of file")
             self.wait(what="end of file", sent=sent)
 
+    def surplus(self):
+        """How many bytes have come that were never sent."""
+        try:
+            while self.received <= self.sent and self.try_receive():
+                pass
+        except Gone:
+            pass
+        return max(0, self.received - self.sent)
+
+    def expect_nothing_more(self, sent=""):
+        """When the server has come to rest, no byte is left behind the answer."""
+        self.server.come_to_rest()
+        self.require_no_surplus(sent)
+
+    def require_no_surplus(self, sent=""):
+        """Fail if more has come back than was sent."""
+        if count := self.surplus():
+            raise Fail(f"all bytes are right, and then {count:,} too many", sent=show(sent),
+                       expected="what was sent, and not a byte more")
+
     def roundtrip(self, payload=b"hello"):
         """Send one frame and receive it."""
         self.send(frame(payload))
@@ -189,6 +226,8 @@ class Client:
             if self.server.exited() and not poll.poll(0):
                 break
             spins = self.server.cpu_ms() > spin_ms
+            if time.monotonic() > end and not spins:
+                require_cores(self.server, FAILSAFE)
             if still.lasts() or spins or time.monotonic() > end:
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "

@@ -17,13 +17,14 @@ class Stage:
         self.name = STAGES[number]
         self.command = command or [os.path.join(build, self.name)]
         self.servers, self.notes = [], []
+        self.situation = lambda: ""  # what had been done to the server, to be said if it fails
 
     def start(self, *args, env=None, nofile=None, port=0, plugged=False):
         """Start a server on a free port and wait until it listens.
 
         plugged: it finds stdout full when it writes its line, and we look what it does meanwhile.
         """
-        server = Server(self.command, args, env, nofile, port, plugged)
+        server = Server(self.command, args, env, nofile, port, plugged, own=self.own)
         self.servers.append(server)
         return server
 
@@ -42,6 +43,15 @@ class Stage:
         if self.own and "address" in SAN:
             for server in self.servers:
                 server.check_leaks()
+
+    def require_no_surplus(self):
+        """After a probe that was passed: no client has got more than it has sent."""
+        for server in self.servers:
+            if not server.ending:
+                server.come_to_rest()
+                for client in server.clients:
+                    if client.fileno() != -1:
+                        client.require_no_surplus()
 
     def stop(self):
         """End all servers, and close what was opened for them."""

@@ -4,19 +4,21 @@ import collections
 
 from tests.harness.course import STAGES
 
-Verdict = collections.namedtuple("Verdict", "outcome kind seen expected sent notes seconds hint",
-                                 defaults=[""])
+# outcome: P passes, L lesson, F fails, - not tried (seen says why).
+Verdict = collections.namedtuple("Verdict", "outcome kind seen expected sent notes seconds look hint",
+                                 defaults=["", ""])
 
 
 class Fail(Exception):
     """The server did something wrong. Bytes are compared, and the first difference is shown.
 
-    `hint`: what to do about it, when that is not what the probe is about.
+    `look`, `hint`: what to look at and what to write, beside what the probe says of itself.
     """
 
-    def __init__(self, seen, expected="", sent="", hint=""):
+    def __init__(self, seen, expected="", sent="", look="", hint=""):
         super().__init__(seen)
-        self.seen, self.expected, self.sent, self.hint = seen, expected, sent, hint
+        self.seen, self.expected, self.sent = seen, expected, sent
+        self.look, self.hint = look, hint
 
 
 class Lesson(Exception):
@@ -29,6 +31,14 @@ class Lesson(Exception):
 
 class NoStart(Fail):
     """The server did not start as agreed. No probe can pass then."""
+
+
+class QueueFull(Fail):
+    """A client found no room in the queue of those that wait for accept(), and nobody accepts."""
+
+
+class Untried(Exception):
+    """The probe cannot be put to this server, or not on this machine: no verdict, and why."""
 
 
 class Gone(Exception):
@@ -50,4 +60,6 @@ def judge(the_probe, number, verdict):
                 f"({expected[2:]}), but it passes")
     if verdict.outcome == "L":
         return f"it {verdict.kind}: {verdict.seen}"
+    if verdict.outcome == "-":
+        return f"not tried: {verdict.seen}"
     return verdict.seen

@@ -1,9 +1,11 @@
 """Waiting for a condition, and the certainty that it will never come."""
 
+import os
 import time
 
 from tests.harness.course import SLOWER
-from tests.harness.verdict import Fail
+from tests.harness.verdict import Fail, Untried
+from tests.outside import kernel
 
 FAILSAFE = 30.0 * SLOWER  # seconds; a loaded machine may let a process wait long for its turn
 SPIN_MS = 6000 * SLOWER  # CPU time that no answer needs: a server that uses it up goes in circles
@@ -23,10 +25,18 @@ def wait_for(condition, what, server=None, failsafe=FAILSAFE, spin_ms=SPIN_MS):
             raise Fail(f"the server goes in circles: it uses CPU time without end; "
                        f"{server.describe()}", expected=what)
         if time.monotonic() > end:
+            require_cores(server, failsafe)
             raise Fail(f"not within {failsafe:.0f} s; " + (server.describe() if server else ""),
                        expected=what)
         time.sleep(pause)  # lets others run; no verdict depends on how long
         pause = min(pause * 1.5, 0.02)
+
+
+def require_cores(server, seconds):
+    """After waiting so long in vain. Untried if it was for a core: that is nobody's fault."""
+    waited = max(kernel.waiting_ns(os.getpid()), server.waiting_ns() if server else 0) / 1e9
+    if waited > seconds / 2:
+        raise Untried(f"this machine is too busy: {waited:.0f} s were spent waiting for a core")
 
 
 class Stillness:

@@ -141,6 +141,15 @@ def is_pending(pid, number):
     return bool(signals(pid, "ShdPnd") >> (number - 1) & 1)
 
 
+def waiting_ns(pid):
+    """How long a thread of this process was ready to run and had no core, in nanoseconds.
+
+    Of several threads it is the one that waited longest.
+    """
+    fields = (read_file(f"/proc/{pid}/task/{tid}/schedstat").split() for tid in threads(pid))
+    return max((int(numbers[1]) for numbers in fields if len(numbers) > 1), default=0)
+
+
 def status_number(text, key):
     """A number from the text of a status file."""
     found = re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE)
@@ -196,6 +205,12 @@ def parent(pid):
     return int(fields[1]) if fields else 0
 
 
+def children(pid):
+    """The ids of a process's children; [] where the kernel does not list them."""
+    return [int(word) for tid in threads(pid)
+            for word in read_file(f"/proc/{pid}/task/{tid}/children").split()]
+
+
 def descendants(pid):
     """The ids of a process's children, their children, and so on."""
     children = {}
@@ -242,21 +257,49 @@ class SocketDiagnosis:
     /proc/net/tcp gives the same, but walks through the sockets of the whole system each time.
     """
 
-    NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, NLMSG_ERROR = 4, 20, 1, 2
+    NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
+    NLM_F_REQUEST, NLM_F_DUMP, NLMSG_ERROR, NLMSG_DONE = 1, 0x300, 2, 3
 
     def __init__(self):
         self.netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, self.NETLINK_SOCK_DIAG)
         self.netlink.settimeout(5)
 
-    def find(self, local, remote):
-        """The connection from `local` to `remote`, both (IPv4 address, port); None if none."""
-        ends = struct.pack("!HH16s16s", local[1], remote[1], socket.inet_aton(local[0]),
-                           socket.inet_aton(remote[0]))
-        question = struct.pack("=BBBxI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0xffffffff)
+    def _ask(self, family, states, ends, flags=0):
+        """Send a question: a struct nlmsghdr, and a struct inet_diag_req_v2 behind it."""
+        question = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, states)
         question += ends + struct.pack("=III", 0, 0xffffffff, 0xffffffff)
         header = struct.pack("=IHHII", 16 + len(question), self.SOCK_DIAG_BY_FAMILY,
-                             self.NLM_F_REQUEST, 1, 0)
+                             self.NLM_F_REQUEST | flags, 1, 0)
         self.netlink.send(header + question)
+
+    def backlog(self, port):
+        """How many connections may wait at a port: listen(2), backlog. None if nobody listens."""
+        most = None
+        for family in (socket.AF_INET, socket.AF_INET6):
+            self._ask(family, 1 << LISTEN, struct.pack("!HH16s16s", port, 0, b"", b""),
+                      self.NLM_F_DUMP)
+            for kind, message in self._messages():
+                if kind == self.SOCK_DIAG_BY_FAMILY:  # of a listener, wqueue is the limit
+                    most = max(most or 0, struct.unpack_from("=I", message, 4 + 48 + 8)[0])
+        return most
+
+    def _messages(self):
+        """(type, payload) of each message of an answer, to its end."""
+        while True:
+            answer, at = self.netlink.recv(1 << 20), 0
+            while at < len(answer):
+                length, kind = struct.unpack_from("=IH", answer, at)
+                if kind in (self.NLMSG_DONE, self.NLMSG_ERROR):
+                    return
+                yield kind, answer[at + 16:at + length]
+                at += (length + 3) & ~3
+
+    def find(self, local, remote):
+        """The connection from `local` to `remote`, both (address, port); None if none."""
+        family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+        self._ask(family, 0xffffffff, struct.pack(
+            "!HH16s16s", local[1], remote[1], socket.inet_pton(family, local[0]),
+            socket.inet_pton(family, remote[0])))
         answer = self.netlink.recv(65536)
         kind = struct.unpack_from("=H", answer, 4)[0]
         if kind == self.NLMSG_ERROR:
@@ -275,7 +318,7 @@ _diagnosis = None
 
 
 def find_socket(local, remote):
-    """The end of a connection that sits at `local`; both are (IPv4 address, port)."""
+    """The end of a connection that sits at `local`; both are (address, port)."""
     global _diagnosis
     try:
         _diagnosis = _diagnosis or SocketDiagnosis()
@@ -284,6 +327,17 @@ def find_socket(local, remote):
         _diagnosis = None
         found = from_proc(lambda lo, re, st: (lo, re) == (local[1], remote[1]))
         return found[0] if found else None
+
+
+def backlog(port):
+    """How many connections may wait in the queue of a port; None if the kernel does not say."""
+    global _diagnosis
+    try:
+        _diagnosis = _diagnosis or SocketDiagnosis()
+        return _diagnosis.backlog(port)
+    except OSError:
+        _diagnosis = None
+        return None
 
 
 def forget_netlink():

@@ -18,7 +18,7 @@ def sends_without_reading(stage):
     greedy.roundtrip()
     other = None
     flood = Flood(greedy, MOST)
-    memory = kernel.memory_kib(server.pid)
+    memory = server.memory_kib()
     try:
         held = 0
         while held < 20 and flood.sent < flood.total:
@@ -60,7 +60,7 @@ def thaw(server, flood, other):
 
 def check_bounded(server, flood, memory):
     """A server that buffers must stop somewhere."""
-    grown = kernel.memory_kib(server.pid, "VmHWM") - memory
+    grown = server.memory_kib("VmHWM") - memory
     if flood.sent >= flood.total or grown > MEMORY_KIB:
         raise Fail(f"it took {flood.sent:,} bytes, and its memory grew by {grown:,} KiB",
                    sent=f"{flood.sent:,} bytes, of which nothing was read",

@@ -118,12 +118,12 @@ def soak(stage):
         for _ in range(400):
             party.step()
         party.finish()
-        wait_for(lambda: len(server.fds()) <= len(before), f"{len(before)} descriptors again",
+        wait_for(lambda: len(server.owed_fds()) <= len(before), f"{len(before)} descriptors again",
                  server)
         server.clients.clear()
         if turn == 2:
-            memory = kernel.memory_kib(server.pid)
-    grown = kernel.memory_kib(server.pid) - memory
+            memory = server.memory_kib()
+    grown = server.memory_kib() - memory
     if grown > GROWTH_KIB:
         raise Fail(f"{grown:,} KiB more memory after six rounds than after three (SEED={seed})",
                    expected="memory does not grow with the number of clients served")
