@@ -177,6 +177,21 @@ class Client:
                 self.wait(what=show(expected), sent=sent,
                           so_far=f"{len(got):,} of {len(expected):,} bytes came; ")
 
+    def exchange(self, data):
+        """Send these bytes and receive them, reading while the server takes no more of them."""
+        at, got, view = 0, 0, memoryview(data)
+        while got < len(data):
+            count = self.try_send(view[at:]) if at < len(data) else 0
+            at += count
+            piece = self.try_receive(len(data) - got)
+            if piece != data[got:got + len(piece)]:
+                raise Fail(difference(data[got:got + len(piece)], piece, got), sent=show(data),
+                           expected=show(data))
+            got += len(piece)
+            if not count and not piece:
+                self.wait(writing=at < len(data), what=show(data), sent=data,
+                          so_far=f"{got:,} of {len(data):,} bytes came; ")
+
     def expect_end(self, sent=""):
         """The server closes in an orderly way, without a byte more."""
         while True:

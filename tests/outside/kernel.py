@@ -33,6 +33,7 @@ RECEIVING = {"read", "readv", "recvfrom", "recvmsg"}
 SENDING = {"write", "writev", "sendto", "sendmsg"}
 WAITING = {"accept", "accept4", "select", "pselect6", "poll", "ppoll", "epoll_wait", "epoll_pwait",
            "epoll_pwait2", "io_uring_enter"}  # for clients
+NETWORK = RECEIVING | SENDING | WAITING
 ENDLESS = {"accept", "accept4", "pause", "rt_sigsuspend", "wait4", "waitid"}  # without a timeout
 IN_C = {"recvfrom": "recv", "sendto": "send", "pselect6": "select",
         "rt_sigtimedwait": "sigwait", "rt_sigsuspend": "sigsuspend"}  # what programs call them
@@ -105,6 +106,14 @@ def blocked_calls(pid):
     return calls or None
 
 
+def timeout_ms(name, args):
+    """After which time a sleeping call returns in any case; -1 never; None cannot be seen."""
+    number = {"epoll_wait": 3, "epoll_pwait": 3, "poll": 2}.get(name)
+    if without_timeout(name, args):
+        return -1
+    return None if number is None else args[number] & 0xffffffff
+
+
 def without_timeout(name, args):
     """Does this sleeping call wait until something happens, however long that takes?"""
     as_int = {"epoll_wait": 3, "epoll_pwait": 3, "poll": 2}
@@ -158,8 +167,12 @@ def status_number(text, key):
 
 def wake_ups(pid):
     """How many times the threads of a process went to sleep of their own accord."""
-    return sum(status_number(read_file(f"/proc/{pid}/task/{tid}/status"),
-                             "voluntary_ctxt_switches") for tid in threads(pid))
+    return sum(wake_ups_of_thread(pid, tid) for tid in threads(pid))
+
+
+def wake_ups_of_thread(pid, tid):
+    """The same of one thread."""
+    return status_number(read_file(f"/proc/{pid}/task/{tid}/status"), "voluntary_ctxt_switches")
 
 
 def endless_sleepers(pid):
@@ -168,8 +181,7 @@ def endless_sleepers(pid):
     for tid in threads(pid):
         call = blocked_call(pid, tid)
         if call and without_timeout(*call):
-            text = read_file(f"/proc/{pid}/task/{tid}/status")
-            found[tid] = status_number(text, "voluntary_ctxt_switches")
+            found[tid] = wake_ups_of_thread(pid, tid)
     return found
 
 

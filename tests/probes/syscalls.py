@@ -11,7 +11,7 @@ import socket
 import struct
 
 from tests.outside import kernel
-from tests.harness import (KIB, MIB, Fail, Gone, Lesson, Untried, frame, frames, probe, show,
+from tests.harness import (MIB, Fail, Gone, Lesson, Untried, frame, frames, probe, show,
                            wait_for)
 from tests.probes.leaving import warmed_up
 from tests.outside.shim import SPIN, Shim
@@ -393,6 +393,25 @@ def one_byte_moves(stage, rules):
     check_descriptors(stage, server, before)
 
 
+@probe(row=14, title="short reads and writes of much that is held: the bytes are right",
+       expect="P P P P P P P", look="send(2) returns how many bytes it took, and from where you go on",
+       hint="advance by what send() has returned, also in what you hold for later")
+def much_in_parts(stage):
+    """A stream in parts: written at once but for the last byte, or in many; read in others.
+
+    Stage 5 drops a client for which the kernel's buffers are too small.
+    """
+    message = frames(60_000 if stage.number == 5 else 300_000, size=20_000)
+    for most, read in ((1000, 65_536), (4096, 1000), (65_535, 65_536), (19_999, 20_008)):
+        rules = f"send:*:{short(stage, most)} recv:*:{short(stage, read)}"
+        server, shim = start(stage, rules, f"send() took {most:,} bytes at most")
+        client = server.connect()
+        client.exchange(message)
+        client.half_close()
+        client.expect_end(message)
+        check_calls(stage, server, shim)
+
+
 @probe(row=14, title="send() says EAGAIN although the client does read",
        expect="- - - - L:drops P P", look="send(2): EAGAIN; epoll(7): EPOLLOUT",
        hint="keep what could not be sent, and ask for EPOLLOUT until it is gone")
@@ -417,6 +436,7 @@ def not_now(stage):
     clients = [server.connect() for _ in range(3)]
     for client in clients:
         client.roundtrip(bytes(5000))
+        client.exchange(frames(100_000, size=20_000))
     for client in clients:
         client.close()
     check_calls(stage, server, shim)
