@@ -206,25 +206,25 @@ class Client:
                            expected="nothing more, then end of file")
             self.wait(what="end of file", sent=sent)
 
-    def surplus(self):
-        """How many bytes have come that were never sent."""
+    def expect_nothing_more(self, sent=""):
+        """When the server has come to rest, nothing is behind the answer, and no end either."""
+        self.server.come_to_rest()
+        if end := self.require_no_surplus(sent):
+            raise Fail(f"all bytes are right, and then the connection ends ({end})",
+                       sent=show(sent), expected="it lasts until the client has finished sending")
+
+    def require_no_surplus(self, sent=""):
+        """Fail if more has come back than was sent. Returns how the connection ended, or ''."""
+        end = ""
         try:
             while self.received <= self.sent and self.try_receive():
                 pass
-        except Gone:
-            pass
-        return max(0, self.received - self.sent)
-
-    def expect_nothing_more(self, sent=""):
-        """When the server has come to rest, no byte is left behind the answer."""
-        self.server.come_to_rest()
-        self.require_no_surplus(sent)
-
-    def require_no_surplus(self, sent=""):
-        """Fail if more has come back than was sent."""
-        if count := self.surplus():
-            raise Fail(f"all bytes are right, and then {count:,} too many", sent=show(sent),
-                       expected="what was sent, and not a byte more")
+        except Gone as gone:
+            end = gone.how
+        if self.received > self.sent:
+            raise Fail(f"all bytes are right, and then {self.received - self.sent:,} too many",
+                       sent=show(sent), expected="what was sent, and not a byte more")
+        return end
 
     def roundtrip(self, payload=b"hello"):
         """Send one frame and receive it."""

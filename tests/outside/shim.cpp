@@ -20,6 +20,9 @@
 //                                   or the first after it that may fail so
 //                           what    an error by its name; short=N: at most N bytes; part=N: the same,
 //                                   where no server takes it for a sign (see below)
+//     sndbuf=N              each accepted socket gets a send buffer of N bytes (SO_SNDBUF), as on a
+//                           machine with a small net.ipv4.tcp_wmem: it is full after that, and has
+//                           room for a part before it has room for all
 //     SIGUSR1               the signal is caught, without SA_RESTART: sent to a server, it
 //                           interrupts the call that the server sleeps in (EINTR)
 //
@@ -168,6 +171,7 @@ struct Rule {
 constinit Rule rules[64]{};
 constinit std::atomic<bool> used_up[std::size(rules)]{};  // those that are for one call
 std::size_t rule_count = 0;
+int send_buffer = 0;  // bytes, for each accepted socket; 0 leaves it alone
 
 struct Error {
     const char* name;
@@ -269,8 +273,12 @@ void catch_sigusr1() {
 
 void parse_word(std::string_view word) {
     if (word == "SIGUSR1") return catch_sigusr1();
-
     std::string_view rest = word;
+    if (word.starts_with("sndbuf=")) {
+        send_buffer = static_cast<int>(parse_number(word.substr(word.find('=') + 1), word));
+        return;
+    }
+
     Rule rule{};
     unsigned calls = parse_calls(cut(rest, ':'), word);
     parse_which(rule, cut(rest, ':'), word);
@@ -476,7 +484,10 @@ extern "C" {
 int accept4(int fd, sockaddr* address, socklen_t* length, int flags) {
     Attempt attempt{ACCEPT, fd};
     if (attempt.fails()) return attempt.fail();
-    return attempt.end(libc().accept4(fd, address, length, flags));
+    int accepted = libc().accept4(fd, address, length, flags);
+    if (accepted != -1 && send_buffer)
+        setsockopt(accepted, SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof send_buffer);
+    return attempt.end(accepted);
 }
 
 int accept(int fd, sockaddr* address, socklen_t* length) { return accept4(fd, address, length, 0); }

@@ -100,10 +100,10 @@ class Waiters:
         return self.server.cpu_ms() - self.cpu if len(self.server.threads()) == len(self.before) \
             else 0
 
-    def soon(self):
-        """Do any of them sleep for a second at most, or for a time that cannot be seen?"""
+    def timeouts(self):
+        """The timeouts of a second at most with which they sleep. None: it cannot be seen."""
         times = [kernel.timeout_ms(*call) for call in self.calls]
-        return any(ms is None or 0 <= ms <= 1000 for ms in times)
+        return [ms for ms in times if ms is None or 0 <= ms <= 1000]
 
 
 def rest(server):
@@ -131,12 +131,13 @@ def wakes_only_when_needed(stage):
     first = server.connect()
     first.roundtrip()
     require_quiet(server, clock, "a client idle")
+    idle = Waiters(server)
     ticks = wake_ups_in_a_second(server, clock)
     flood = Flood(server.connect(rcvbuf=64 * 1024) if stage.number > 1 else first, 16 * MIB)
     try:
         flood.push_until_stuck()
         require_quiet(server, clock, "a client's output pending")
-        require_no_polling(server, clock, ticks)
+        require_no_polling(server, clock, idle, ticks)
         flood.stop()
         flood.drain()
     except Gone:
@@ -177,15 +178,19 @@ def wake_ups_in_a_second(server, clock):
     """
     waiters = rest(server)
     end = time.monotonic() + 1
-    while waiters.soon() and time.monotonic() < end:
+    while waiters.timeouts() and time.monotonic() < end:
         clock.roundtrip()
-    return waiters.count() if waiters.soon() else 0
+    return waiters.count() if waiters.timeouts() else 0
 
 
-def require_no_polling(server, clock, ticks):
+def require_no_polling(server, clock, idle, ticks):
     """Fail if, with output pending, it wakes up again and again to look, and did not without."""
     if sleeps_in_send(server):
         return
+    seen = [ms for ms in rest(server).timeouts() if ms is not None]
+    if seen and not idle.timeouts():
+        raise Fail(f"it sleeps with a timeout of {min(seen)} ms, and with none when no output was "
+                   "pending", expected="none: that there is room will be said to it")
     count = wake_ups_in_a_second(server, clock)
     if count >= ticks + 5:
         raise Fail(f"it sleeps with a timeout: {count} wake-ups in a second, and {ticks} when no "

@@ -25,16 +25,24 @@ def split_everywhere(stage):
        expect="P P P P P P P", look="where the bytes of the next message are, when one is complete",
        hint="what you have not used stays in the buffer, in front of what comes next")
 def split_between_others(stage):
-    """A whole one with the beginning of the next; when that has been read, the rest and a third."""
+    """Each part is sent when the one before has been read, and has the beginning of the next."""
     server = stage.start()
     client = server.connect()
     whole, other = frame(b"EVLP\0\0\0\x05\r\n\xff"), frame(b"another one")
-    for cut in range(len(whole) + 1):
-        client.send(other + whole[:cut])
-        wait_for(lambda: not client.unread(), "the server reads the first part", server)
-        client.send(whole[cut:] + other)
-        client.expect(other + whole + other)
-    client.expect_nothing_more(other + whole + other)
+    three = other + whole + other
+    for cut in range(len(other), len(other + whole) + 1):
+        in_parts(client, three, [0, cut, len(three)])
+    for size in range(1, len(whole) + 8):
+        in_parts(client, three, [*range(0, len(three), size), len(three)])
+    client.expect_nothing_more(three)
+
+
+def in_parts(client, data, cuts):
+    """Send it cut at these places, and receive all of it."""
+    for begin, end in zip(cuts, cuts[1:]):
+        client.send(data[begin:end])
+        wait_for(lambda: not client.unread(), "the server reads this part", client.server)
+    client.expect(data)
 
 
 def lengths(most):
@@ -53,16 +61,20 @@ def pattern(size):
        expect="P P P P P P P", look="recv(2), when as many bytes are there as the buffer takes",
        hint="a buffer that has become full says nothing about what is left: ask again")
 def around_powers_of_two(stage):
-    """Each alone, and the next one when it has come back. Nothing comes behind the answer.
+    """Each alone, on a connection of its own, and as one of many. Nothing comes behind the answer.
 
     Stage 5 drops a client for which the kernel's buffers are too small.
     """
     server = stage.start()
-    client = server.connect()
+    many = server.connect() if stage.number > 1 else None
     for size in lengths(64 * KIB if stage.number == 5 else MIB):
         message = frame(pattern(size))
-        client.exchange(message)
-        client.expect_nothing_more(message)
+        alone = server.connect()
+        alone.exchange(message)
+        alone.expect_nothing_more(message)
+        alone.close()
+        if many and size <= 64 * KIB + 1:
+            many.exchange(message)
 
 
 @probe(row=6, title="a message of any length, and the end of input right behind it",

@@ -402,7 +402,7 @@ def much_in_parts(stage):
     Stage 5 drops a client for which the kernel's buffers are too small.
     """
     message = frames(60_000 if stage.number == 5 else 300_000, size=20_000)
-    for most, read in ((1000, 65_536), (4096, 1000), (65_535, 65_536), (19_999, 20_008)):
+    for most, read in ((1000, 65_536), (4096, 1000), (19_999, 20_008), (20_007, 65_536)):
         rules = f"send:*:{short(stage, most)} recv:*:{short(stage, read)}"
         server, shim = start(stage, rules, f"send() took {most:,} bytes at most")
         client = server.connect()
