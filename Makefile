@@ -26,8 +26,8 @@ previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1)
 asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
-.PHONY: all help test lint format prose matrix compare peers http threads measured \
-  fuzz soak repeat patches valgrind clean
+.PHONY: all help test lint format prose matrix compare peers http threads story measured \
+  fuzz soak repeat patches valgrind site style clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -82,9 +82,18 @@ run-%:  ## run-N: the server of stage N in the foreground, on 9000+N or PORT=
 	@$(MAKE) --no-print-directory -s $(B)/$(call stage,$*)
 	@exec $(B)/$(call stage,$*) --port $(or $(PORT),900$*) $(ARGS)
 
+# The words at the head of the stage, and then the code below them. Its name and port are left out, so
+# that the diff begins with the idea.
+words = sed -n '/^\/\/ Build/q; s,^// \{0\,1\},,p'
+below = sed -n '/^\#include/,$$ { /^constexpr Stage/,/^$$/d; p }'
+
 diff-%:  ## diff-N: what stage N changes in the one before; FULL=1: the whole file
-	@diff -U $(if $(FULL),10000,3) --color=auto --label $(call previous,$*) --label $(call stage,$*) \
-	  $(call previous,$*)/server.cpp $(call stage,$*)/server.cpp; test $$? -le 1
+	@mkdir -p $(B)/diff
+	@$(foreach s,$(call previous,$*) $(call stage,$*),$(below) $s/server.cpp > $(B)/diff/$s.cpp;)
+	@$(words) $(call stage,$*)/server.cpp
+	@diff -U $(if $(FULL),10000,3) -F '^[A-Za-z].*[{(]' --color=auto \
+	  --label $(call previous,$*) --label $(call stage,$*) \
+	  $(B)/diff/$(call previous,$*).cpp $(B)/diff/$(call stage,$*).cpp; test $$? -le 1
 
 check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own, HINT=7 helps
 	@$(if $(call asked,SERVER),$(if $(SERVER),,$(error SERVER= is empty)))
@@ -94,15 +103,13 @@ check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own, HIN
 	  $(if $(SERVER),--server '$(SERVER)') $(if $(HINT),--hint $(HINT))
 
 break-%: $(B)/shim.so  ## break-N: what each line of stage N is for: who notices when it is gone
-	@$(PYTHON) -m tests.learn.break $* --build $(B) $(if $(EXACT),--exact all)
+	@$(PYTHON) -m tests.mutants $* --build $(B) $(if $(EXACT),--exact all)
 
 # The eight bugs of 07-evloop/EIGHT-BUGS.md, too; `make patches` has all.
 break-7: $(B)/shim.so
-	@$(PYTHON) -m tests.learn.break 7 --build $(B) $(if $(EXACT),--exact all)
-	@echo "The eight bugs of 07-evloop/EIGHT-BUGS.md, and the test that catches each:"
-	@$(PYTHON) -m tests.loop.patches eintr-ends-the-loop tick-only-on-time-out eof-not-closed \
+	@$(PYTHON) -m tests.mutants 7 eintr-ends-the-loop tick-only-on-time-out eof-not-closed \
 	  closed-before-read accept-errors-are-all-no-more identity-is-the-number hang-up-spins \
-	  one-message-per-event-stalls
+	  one-message-per-event-stalls --build $(B) $(if $(EXACT),--exact all)
 
 trace-%: all  ## trace-N: the system calls of stage N while three clients come and talk
 	@$(PYTHON) -m tests.learn.trace $* --build $(B)
@@ -110,16 +117,19 @@ trace-%: all  ## trace-N: the system calls of stage N while three clients come a
 # ---- All stages ----------------------------------------------------------------------------------
 
 matrix: all $(B)/shim.so  ## every probe against every stage
-	@$(PYTHON) -m tests.learn.matrix --build $(B) --write README.md
+	@$(PYTHON) -m tests.learn.matrix --build $(B) --write
 
 compare: all $(B)/shim.so  ## throughput, latency, CPU and calls of all stages; FULL=1: more
-	@$(PYTHON) -m tests.bench.load --build $(B) $(if $(FULL),--full)
+	@$(PYTHON) -m tests.bench.compare --build $(B) $(if $(FULL),--full)
 
 peers: all  ## stage 7 beside libevent, libuv, libev, Asio, and no library
 	@$(PYTHON) -m tests.bench.peers --build $(B)
 
 http: all  ## 07-http beside nginx, under wrk; SLICES=10
 	@$(PYTHON) -m tests.bench.nginx --build $(B) $(if $(SLICES),--slices $(SLICES))
+
+story: all  ## the same clients on all seven, recorded: the cover picture and the page
+	@$(PYTHON) -m tests.story.record --build $(B) $(if $(DRAW),--draw)
 
 threads: all  ## stage 7 with several loops: how connections spread; the gain
 	@$(PYTHON) -m tests.bench.threads --build $(B)
@@ -134,7 +144,7 @@ measured: all $(B)/shim.so  ## all measurements, into tests/bench/MEASURED.md an
 	$(keep) peers make peers
 	$(keep) threads make threads
 	$(keep) http make http
-	@$(PYTHON) -m tests.self.prose --write
+	@$(PYTHON) -m tests.book.prose --write
 
 fuzz:  ## coverage-guided fuzzing of both codecs and stage 7; MINUTES=10
 	@$(PYTHON) -m tests.loop.fuzz --build $(B) --minutes $(or $(MINUTES),10)
@@ -146,7 +156,7 @@ repeat: all $(B)/unit $(B)/sim $(B)/shim.so  ## the suite TIMES=50 times, with a
 	@$(PYTHON) -m tests.self.repeat --build $(B) --times $(or $(TIMES),50)
 
 patches:  ## each promise of the library taken away; which test notices
-	@$(PYTHON) -m tests.loop.patches
+	@$(PYTHON) -m tests.mutants library
 
 test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
 	@$(PYTHON) -m tests.self.run --build $(B)
@@ -160,8 +170,15 @@ lint:  ## formatting, static analysis, the prose against the code
 format:  ## apply .clang-format
 	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
 
-prose:  ## put the code as it is into the chapters' excerpts
-	@$(PYTHON) -m tests.self.prose --write
+prose:  ## code, traces, figures and glossary of the chapters, made anew
+	@$(PYTHON) -m tests.book.figures --write
+	@$(PYTHON) -m tests.book.prose --write
+
+style:  ## how the chapters talk, in numbers, beside other books
+	@$(PYTHON) -m tests.book.style
+
+site:  ## the chapters as pages to read in a browser, in build/site
+	@$(PYTHON) -m tests.book.site --build $(B)
 
 clean:  ## remove what was built
 	rm -rf build

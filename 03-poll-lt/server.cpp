@@ -13,6 +13,8 @@
 #include <unordered_map>
 #include <vector>
 
+constexpr Stage stage{"03-poll-lt", 9003};
+
 struct Client {
     Fd fd;
 };
@@ -22,19 +24,25 @@ struct Server {
     std::vector<pollfd> watched{};  // the listener and the clients
     std::unordered_map<int, Client> clients{};  // by descriptor
 
-    void watch(int fd);
+    bool watch(int fd);
     std::vector<int> wait_ready();
     void accept_clients();
     bool echo(Client& client);
     void remove(int fd);
 };
 
-void Server::watch(int fd) { watched.push_back({.fd = fd, .events = POLLIN, .revents = 0}); }
+bool Server::watch(int fd) {
+    watched.push_back({.fd = fd, .events = POLLIN, .revents = 0});
+    return true;  // there is always room
+}
 
 // Sleep until something can be read without waiting. Return where.
 std::vector<int> Server::wait_ready() {
     // The question is in `events` and the answer in `revents`: the array can be used again.
-    if (poll(watched.data(), watched.size(), -1) == -1) return {};  // EINTR
+    if (poll(watched.data(), watched.size(), -1) == -1) {
+        warn_and_rest("poll");
+        return {};
+    }
 
     // Not `== POLLIN`: a broken connection is POLLERR or POLLHUP, and recv() tells us more.
     std::vector<int> ready;
@@ -46,14 +54,14 @@ std::vector<int> Server::wait_ready() {
 // Take one client out of the queue. If more are waiting, the listener is still ready.
 void Server::accept_clients() {
     Fd fd{accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC)};
-    if (!fd) return warn("accept");
-    watch(fd.get());
-    int key = fd.get();
-    clients[key] = Client{std::move(fd)};
+    int key = fd.get();  // before the move: an Fd that was moved from has no number
+    if (!fd) warn("accept");
+    else if (watch(key)) clients[key] = Client{std::move(fd)};
 }
 
 // Receive once and send it back. False when the client is gone.
 bool Server::echo(Client& client) {
+    // One for all clients: nothing stays in it. With 4 KiB, a burst could take 16 times the calls.
     static char buffer[64 * 1024];
     ssize_t n = recv(client.fd.get(), buffer, sizeof buffer, 0);
     if (n == -1 && errno == EINTR) return true;
@@ -67,7 +75,7 @@ void Server::remove(int fd) {
 }
 
 int main(int argc, char** argv) {
-    Options options = parse_options(argc, argv, "03-poll-lt", 9003);
+    Options options = parse_options(argc, argv, stage.name, stage.port);
     Server server{.listener = listen_on(options)};
     server.watch(server.listener.get());
     announce(options);

@@ -3,7 +3,7 @@
 // New here:    EPOLLET. What is left unread is not reported again, so sockets are non-blocking,
 //              and accept() and recv() are called until EAGAIN.
 // Still wrong: a client that reads too slowly is dropped; a fast sender holds the loop;
-//              when no descriptor is free, whoever is queued hangs until somebody else connects.
+//              when no descriptor is free, queued clients hang until another one connects.
 //
 // Build: g++ -std=c++20 -O2 -I. 05-epoll-et/server.cpp -o server
 
@@ -12,6 +12,8 @@
 #include <sys/epoll.h>
 #include <unordered_map>
 #include <vector>
+
+constexpr Stage stage{"05-epoll-et", 9005};
 
 struct Client {
     Fd fd;
@@ -40,8 +42,9 @@ bool Server::watch(int fd) {
 std::vector<int> Server::wait_ready() {
     epoll_event events[256];  // if more are ready, the next call returns them
     int count = epoll_wait(epoll.get(), events, std::size(events), -1);
+    if (count == -1) warn_and_rest("epoll_wait");
 
-    std::vector<int> ready;  // stays empty after EINTR
+    std::vector<int> ready;  // stays empty when the wait has failed
     for (int i = 0; i < count; ++i) ready.push_back(events[i].data.fd);
     return ready;
 }
@@ -50,15 +53,12 @@ std::vector<int> Server::wait_ready() {
 void Server::accept_clients() {
     for (;;) {
         Fd fd{accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)};
-        if (!fd && errno == EAGAIN) return;  // the queue is empty
-        if (!fd && out_of_resources(errno)) return warn("accept");  // it is not, but what to do?
-        if (!fd) continue;  // EINTR, or a connection that broke while it was waiting
-        if (!watch(fd.get())) {
-            warn("epoll_ctl");
-            continue;
-        }
-        int key = fd.get();
-        clients[key] = Client{std::move(fd)};
+        int key = fd.get();  // before the move: an Fd that was moved from has no number
+        if (!fd && may_accept_again(errno)) continue;  // a connection that broke in the queue
+        if (!fd && errno != EAGAIN) warn("accept");  // clients may wait there, but what can we do?
+        if (!fd) return;  // EAGAIN: the queue is empty
+        if (watch(key)) clients[key] = Client{std::move(fd)};
+        else warn("epoll_ctl");
     }
 }
 
@@ -68,8 +68,8 @@ bool Server::send_all(Client& client, std::string_view bytes) {
         ssize_t n = send(client.fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
         if (n == -1 && errno == EINTR) continue;
         if (n == -1 && errno == EAGAIN) {  // it does not read, and its buffers are full
-            std::fprintf(stderr, "05-epoll-et: %s reads too slowly: dropped, %zu bytes unsent\n",
-                         peer_name(client.fd.get()).c_str(), bytes.size());
+            say("%s reads too slowly: dropped, %zu bytes unsent",
+                peer_name(client.fd.get()).c_str(), bytes.size());
             return false;
         }
         if (n == -1) return false;
@@ -80,6 +80,7 @@ bool Server::send_all(Client& client, std::string_view bytes) {
 
 // Receive all there is and send it back. False when the client is gone.
 bool Server::echo(Client& client) {
+    // One for all clients: nothing stays in it. With 4 KiB, a burst could take 16 times the calls.
     static char buffer[64 * 1024];
     for (;;) {
         ssize_t n = recv(client.fd.get(), buffer, sizeof buffer, 0);
@@ -94,9 +95,9 @@ bool Server::echo(Client& client) {
 void Server::remove(int fd) { clients.erase(fd); }
 
 int main(int argc, char** argv) {
-    Options options = parse_options(argc, argv, "05-epoll-et", 9005);
+    Options options = parse_options(argc, argv, stage.name, stage.port);
     Server server{.listener = listen_on(options, SOCK_NONBLOCK)};
-    check(server.watch(server.listener.get()) ? 0 : -1, "epoll_ctl");
+    check(server.watch(server.listener.get()), "epoll_ctl");
     announce(options);
 
     for (;;) {

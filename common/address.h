@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <arpa/inet.h>
 #include <cstdint>
 #include <cstring>
 #include <netdb.h>
@@ -22,8 +23,11 @@ struct Address {
 // `host` is a numeric address such as 127.0.0.1 or ::1. Names are not looked up, because the
 // resolver blocks. Nothing if it is no such address.
 inline std::optional<Address> parse_address(const std::string& host, std::uint16_t port) {
+    // getaddrinfo() would take 1.2.3 for 1.2.0.3, as inet_aton(3) does. inet_pton() wants all four.
+    in_addr four_numbers;
     addrinfo hints{};
     hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+    hints.ai_family = inet_pton(AF_INET, host.c_str(), &four_numbers) == 1 ? AF_INET : AF_INET6;
     hints.ai_socktype = SOCK_STREAM;
     addrinfo* found = nullptr;
     if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return {};
@@ -35,8 +39,10 @@ inline std::optional<Address> parse_address(const std::string& host, std::uint16
     return address;
 }
 
-// "127.0.0.1:9000" or "[::1]:9000".
+// "127.0.0.1:9000" or "[::1]:9000". "?" for any other family, such as AF_UNIX: its addresses are
+// longer than an Address, and `length` says how long they were (getpeername(2)).
 inline std::string to_string(const Address& address) {
+    if (address.family() != AF_INET && address.family() != AF_INET6) return "?";
     char host[NI_MAXHOST];
     char port[NI_MAXSERV];
     if (getnameinfo(address.data(), address.length, host, sizeof host, port, sizeof port,

@@ -2,11 +2,11 @@
 
 #pragma once
 
+#include "common/streams.h"
+
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <unistd.h>
 #include <utility>
 
@@ -40,25 +40,16 @@ private:
     int fd_ = -1;
 };
 
-// The result of a system call; when it failed, say why and exit(1).
-//
-// For the set-up only: once there are clients, no error of theirs may end the process.
-inline int check(int result, const char* what) {
-    if (result != -1) return result;
-    std::fprintf(stderr, "%s: %s\n", what, std::strerror(errno));
+// Set-up that fails is said on stderr, and ends the program with 1. Once there are clients, no
+// error of theirs may do that.
+inline void check(bool done, const char* what) {
+    if (done) return;
+    say("%s: %s", what, std::strerror(errno));
     std::exit(1);
 }
 
-// Say on stderr why `what` failed (errno, which is kept). The same reason twice in a row is said
-// once a minute: a server that cannot accept would otherwise fill the disk with it.
-inline void warn(const char* what) {
-    static thread_local int last = 0;
-    static thread_local std::time_t said = 0;  // seconds
-    timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    if (errno == last && now.tv_sec - said < 60) return;
-    last = errno;
-    said = now.tv_sec;
-    std::fprintf(stderr, "%s: %s\n", what, std::strerror(errno));
-    errno = last;
+// The result of a system call that must not fail: -1 means that errno says why.
+inline int check(int result, const char* what) {
+    check(result != -1, what);
+    return result;
 }

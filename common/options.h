@@ -1,8 +1,9 @@
-// options.h: the command line that all seven servers share.
+// options.h: You need not read this. It is the command line that all seven servers share.
 
 #pragma once
 
 #include "common/address.h"
+#include "common/fd.h"
 
 #include <charconv>
 #include <cstdio>
@@ -10,6 +11,12 @@
 #include <getopt.h>
 #include <string>
 #include <vector>
+
+// What a stage is called, and the port that it takes if none is given.
+struct Stage {
+    const char* name;
+    int port;
+};
 
 struct Options {
     const char* name;  // of the stage: "04-epoll-lt"
@@ -27,7 +34,7 @@ struct NumberOption {
 
 // One line on stderr, and the exit status for bad usage.
 [[noreturn]] inline void usage_error(const char* name, const std::string& message) {
-    std::fprintf(stderr, "%s: %s (try --help)\n", name, message.c_str());
+    say("%s: %s (try --help)", name, message.c_str());
     std::exit(2);
 }
 
@@ -42,7 +49,8 @@ inline int parse_number(const char* program, const NumberOption& option, const c
                              std::to_string(option.max));
 }
 
-inline void print_help(const Options& options, const std::vector<NumberOption>& numbers) {
+[[noreturn]] inline void print_help(const Options& options,
+                                    const std::vector<NumberOption>& numbers) {
     std::printf("Usage: %s [options]\n\n", options.name);
     std::printf("  --%-16s %s (default %s)\n", "host ADDR", "numeric IPv4 or IPv6 address",
                 "127.0.0.1");
@@ -50,12 +58,15 @@ inline void print_help(const Options& options, const std::vector<NumberOption>& 
         std::printf("  --%-16s %s (default %d)\n", (std::string(o.name) + " N").c_str(), o.help,
                     o.standard);
     std::printf("  --%-16s %s\n", "help", "this text");
+    check(std::fflush(stdout), "stdout");
+    std::exit(0);
 }
 
 // Read the command line. Ends the process: after --help with 0, on bad usage with one line on
 // stderr and 2. `more` are options that this program alone has.
 inline Options parse_options(int argc, char** argv, const char* name, int port,
                              std::vector<NumberOption> more = {}) {
+    keep_standard_numbers();
     Options options{name, {}};
     std::string host = "127.0.0.1";
     more.insert(more.begin(), {"port", &port, 0, 65535, "TCP port, 0 for any free one"});
@@ -68,7 +79,7 @@ inline Options parse_options(int argc, char** argv, const char* name, int port,
     int which = 0;
     for (int c; (c = getopt_long(argc, argv, "", known.data(), &which)) != -1;) {
         if (c == '?') std::exit(2);  // getopt_long has said what is wrong
-        if (c == 'h') print_help(options, more), std::exit(0);
+        if (c == 'h') print_help(options, more);
         if (c == 'a') host = optarg;
         if (c == 'n') *more[which - 2].value = parse_number(name, more[which - 2], optarg);
     }

@@ -325,7 +325,7 @@ CHARTS = {"idle-curve": idle_curve, "throughput": throughput, "latency": latency
 def main(arguments):
     """Draw what there is. Exit status 1 if that is nothing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("json", type=pathlib.Path, help="written by tests/bench/load.py")
+    parser.add_argument("json", type=pathlib.Path, help="written by make compare")
     parser.add_argument("--out", type=pathlib.Path, help="folder (default: that of the JSON)")
     options = parser.parse_args(arguments)
     try:

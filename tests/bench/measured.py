@@ -7,13 +7,12 @@
 Beside each table stand the command, the machine and the date. Numbers of another machine are
 others, so nothing compares them; what is checked is that no stage, scenario or peer is missing, and
 that the pictures are of the same day. Chapters quote the tables with <!-- measured NAME: TITLE -->
-(tests/self/prose.py).
+(tests/book/prose.py).
 """
 
 import argparse
 import datetime
 import os
-import pathlib
 import re
 import shlex
 import subprocess
@@ -21,14 +20,15 @@ import sys
 
 from tests.bench import load
 from tests.bench import peers
+from tests.bench import scenarios
 
 PAGE = load.ROOT / "tests" / "bench" / "MEASURED.md"
 SECTION = re.compile(r"(<!-- measured (\w+) -->\n)(.*?)(<!-- /measured -->)", re.S)
 PEERS = [*peers.STAGES, *(p for p in peers.LIBRARIES if p != peers.RAW)]
 EXPECTED = {  # what must be found in each section, and nothing may be missing
-    "compare": [*load.STAGES, *(s.title for s in load.SCENARIOS
-                                if not s.full and s.key not in load.WAKES)],
-    "full": [*load.STAGES, *(s.title for s in load.SCENARIOS if s.key not in load.WAKES)],
+    "compare": [*load.STAGES, *(s.title for s in scenarios.SCENARIOS
+                                if not s.full and s.key not in scenarios.WAKES)],
+    "full": [*load.STAGES, *(s.title for s in scenarios.SCENARIOS if s.key not in scenarios.WAKES)],
     "peers": [*PEERS, *peers.NAMES.values()],
     "threads": ["--threads 1", "--threads 2"],
     "http": ["07-http", "nginx"],

@@ -26,7 +26,6 @@ import pathlib
 import re
 import shlex
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -34,12 +33,17 @@ import sys
 import tempfile
 import time
 
-from tests.outside import kernel
+from tests import harness
 from tests.bench import load
+from tests.bench import rounds
+from tests.bench import tables
+from tests.harness import runner
+from tests.outside import kernel
 
 NAMES = ("07-http", "nginx")
 PAGE, BODY = "/", "/bytes/65536"
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where nginx is, also for those not root
+START_SECONDS = 10  # for nginx to listen, and for an answer
 SECONDS = 1  # of a slice; wrk counts in whole ones
 BUSY = 0.9  # of a core; below it the server was waiting for wrk
 
@@ -112,7 +116,7 @@ SCENARIOS = (
 
 def http_server():
     """07-http, for a with statement."""
-    return load.Server([str(load.BUILD / NAMES[0]), "--idle-ms", "0"])
+    return load.server([str(load.BUILD / NAMES[0]), "--idle-ms", "0"])
 
 
 def free_port():
@@ -138,7 +142,7 @@ class Nginx:
             for _ in range(5):
                 if self.start():
                     return self
-            raise load.NoStart("nginx does not start")
+            raise harness.NoStart("nginx does not start")
         except BaseException:
             self.__exit__()
             raise
@@ -152,9 +156,9 @@ class Nginx:
         self.process = subprocess.Popen(
             [shutil.which("nginx", path=PATH), "-p", self.folder.name, "-c", str(path),
              "-e", "stderr"], stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: load.prepare_child(load.cpus()[0]))
-        end = time.monotonic() + load.START_SECONDS
-        while self.process.poll() is None and time.monotonic() < end:
+            preexec_fn=load.pinned_child(load.cpus()[0]))
+        deadline = harness.Deadline(START_SECONDS, self.process.pid)
+        while self.process.poll() is None and not deadline.passed():
             with contextlib.suppress(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", self.port)).close()
                 return True
@@ -183,7 +187,7 @@ class Nginx:
 
 def fetch(port, path, method="GET"):
     """Status, Content-Type, Content-Length and body of each of two requests on one connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=load.START_SECONDS)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
     with contextlib.closing(connection):
         answers = []
         for _ in range(2):
@@ -212,7 +216,7 @@ def curl(port):
     command = [*common, f"{url}{PAGE}", "--next", *common[1:], f"{url}{BODY}",
                "--next", *common[1:], "-I", f"{url}{BODY}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False,
-                          timeout=load.START_SECONDS)
+                          timeout=START_SECONDS)
     return done.stdout + done.stderr
 
 
@@ -239,7 +243,7 @@ def wrk(scenario, port, script):
     if scenario.close:
         command[1:1] = ["-H", "Connection: close"]
     done = subprocess.run(command, capture_output=True, text=True, check=False,
-                          preexec_fn=lambda: load.prepare_child(load.cpus()[1]))
+                          preexec_fn=load.pinned_child(load.cpus()[1]))
     found = re.search(r"^seen\t(.*)", done.stdout, re.M)
     if not found:
         raise RuntimeError(f"{shlex.join(command)}: {done.stdout}{done.stderr}")
@@ -259,16 +263,13 @@ def measure(server, scenario, script):
 
 
 def compare(servers, scenario, slices, progress):
-    """{name: [slice, ...]}: the two in turn, and who begins changes, too."""
-    samples = {name: [] for name in NAMES}
+    """{name: [slice, ...]}: the two in turn."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(SCRIPT % {"depth": scenario.depth})
         script.flush()
-        for number in range(slices):
-            for name in NAMES[::-1 if number % 2 else 1]:
-                progress(f"{scenario.title}, {number + 1} of {slices}: {name}")
-                samples[name].append(measure(servers[name], scenario, script.name))
-    return samples
+        return rounds.in_turn(slices, NAMES,
+                              lambda name: measure(servers[name], scenario, script.name),
+                              progress, scenario.title)
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -276,15 +277,15 @@ def compare(servers, scenario, slices, progress):
 
 def table(results, metric, title, digits):
     """A line for each scenario, 80 columns."""
-    lines = [title, f"{'':32}" + "".join(f"{name:>13}" for name in NAMES)
-             + f"{'ratio':>12}{'+-':>8}"]
+    rows = []
     for scenario, samples in results.items():
         ours, theirs = ([s[metric] for s in samples[name]] for name in NAMES)
-        ratios = [a / b for a, b in zip(ours, theirs)]
-        lines.append(f"{scenario.title:32}" + "".join(
-            f"{statistics.median(values):>13,.{digits}f}" for values in (ours, theirs))
-            + f"{statistics.median(ratios):>12.2f}{load.spread(ratios) / 2:>8.2f}")
-    return "\n".join(lines)
+        ratio = rounds.summed_up([a / b for a, b in zip(ours, theirs)])
+        rows.append((scenario.title, [
+            *(f"{statistics.median(values):,.{digits}f}" for values in (ours, theirs)),
+            f"{ratio['median']:.2f}", f"{ratio['spread'] / 2:.2f}"]))
+    columns = [*((name, 13) for name in NAMES), ("ratio", 12), ("+-", 8)]
+    return tables.table(title, ("", 32), columns, rows)
 
 
 def waited(results):
@@ -332,10 +333,10 @@ def run(options):
         if wrong:
             print(wrong, file=sys.stderr)
             return 1
-        progress = load.Progress(len(options.chosen) * options.slices * len(NAMES))
-        results = {scenario: compare(servers, scenario, options.slices, progress)
-                   for scenario in options.chosen}
-        progress.clear()
+        steps = len(options.chosen) * options.slices * len(NAMES)
+        with runner.progress(steps, loud=True) as progress:
+            results = {scenario: compare(servers, scenario, options.slices, progress)
+                       for scenario in options.chosen}
     slices = f"medians of {options.slices} slices"
     ratio = f"{slices}; ratio 07-http / nginx"
     print(table(results, "cpu_us", f"Server CPU per request, in us: {ratio}", 2), end="\n\n")
@@ -363,12 +364,8 @@ def main(arguments):
     if not (load.BUILD / NAMES[0]).exists():
         print(f"not in {load.BUILD}: {NAMES[0]}. Run make first.", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return run(options)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    runner.main(lambda: main(sys.argv[1:]))

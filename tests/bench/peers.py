@@ -18,12 +18,14 @@ import json
 import os
 import pathlib
 import shlex
-import signal
-import statistics
 import subprocess
 import sys
 
 from tests.bench import load
+from tests.bench import rounds
+from tests.bench import scenarios
+from tests.bench import tables
+from tests.harness import runner
 
 SOURCES = load.ROOT / "tests" / "bench" / "peers"
 RAW = "raw_epoll"
@@ -38,6 +40,7 @@ LIBRARIES = {  # peer: what it is linked with, Debian's package
 }
 STAGES = ("07-evloop", "04-epoll-lt")
 SCENARIOS = ("c1", "c100", "c1000", "flight", "bulk", "idle10000", "churn")
+RATIOS = ("cpu_us", "throughput", "p50_us", "p99_us")
 NAMES = {"c1": "1 conn", "c100": "100", "c1000": "1,000", "flight": "50 x 64",
          "bulk": "64 KiB", "idle10000": "10k idle", "churn": "churn"}
 
@@ -74,55 +77,47 @@ def sample(session, scenario, ms):
         why = result["why"] or "no echo"
         print(f"\n{session.server.command[0]}: {scenario.title}: {why}", file=sys.stderr)
         return None
-    return {name: of(result) for name, of in load.METRICS.items()}
+    return rounds.measures(result)
 
 
 def compare(peers, scenario, slices, ms, progress):
     """{peer: [(raw before, peer, raw after), ...]} of one scenario."""
-    samples = {peer: [] for peer in peers}
     with contextlib.ExitStack() as stack:
         sessions = {peer: stack.enter_context(load.Session(command_of(peer)))
                     for peer in (RAW, *peers)}
         before = sample(sessions[RAW], scenario, ms)
-        for number in range(slices):
-            for peer in list(samples):
-                progress(f"{scenario.key}, {number + 1} of {slices}: {peer}")
-                own = sample(sessions[peer], scenario, ms) if sessions[peer] else None
-                if own is None:  # it has failed once: its connections are in no known state
-                    sessions[peer] = None
-                    continue
-                after = sample(sessions[RAW], scenario, ms)
-                samples[peer].append((before, own, after))
-                before = after
-    return samples
+
+        def between(peer):
+            nonlocal before
+            own = sample(sessions[peer], scenario, ms)
+            after = sample(sessions[RAW], scenario, ms) if own else None
+            triple, before = (before, own, after), after or before
+            return triple if all(triple) else None
+
+        return rounds.in_turn(slices, peers, between, progress, scenario.key)
 
 
 def ratio(triples, metric):
     """Median and spread of a peer's ratio to the raw loop around it; None without samples."""
     ratios = [own[metric] / ((before[metric] + after[metric]) / 2)
               for before, own, after in triples]
-    if not ratios:
-        return None
-    return {"median": statistics.median(ratios), "spread": load.spread(ratios), "slices": ratios}
+    return rounds.summed_up(ratios) if ratios else None
 
 
 def cell(measured):
     """A median and half its spread, nine columns wide."""
     if measured is None:
-        return f"{'-':>9}"
+        return "-"
     digits = 2 if measured["median"] < 10 else 1
     text = f"{measured['median']:.{digits}f}±{measured['spread'] / 2:.2f}"
-    return text.replace("±0.", "±.").rjust(9)
+    return text.replace("±0.", "±.")
 
 
 def table(results, metric, title):
     """A line for each peer."""
-    keys = list(results)
-    lines = [title, " " * 12 + "".join(f"{NAMES[key]:>9}" for key in keys)]
-    for peer in next(iter(results.values())):
-        cells = (results[key][peer][metric] for key in keys)
-        lines.append(f"{peer:12}" + "".join(cell(c) for c in cells))
-    return "\n".join(lines)
+    rows = [(peer, [cell(results[key][peer][metric]) for key in results])
+            for peer in next(iter(results.values()))]
+    return tables.table(title, ("", 12), [(NAMES[key], 9) for key in results], rows)
 
 
 def parse_arguments(arguments):
@@ -139,7 +134,7 @@ def parse_arguments(arguments):
     unknown = set(options.scenarios.split(",")) - set(SCENARIOS)
     if unknown:
         parser.error(f"--scenarios: unknown: {', '.join(sorted(unknown))}")
-    options.chosen = [s for s in load.SCENARIOS if s.key in options.scenarios.split(",")]
+    options.chosen = [s for s in scenarios.SCENARIOS if s.key in options.scenarios.split(",")]
     known = [peer for peer in (*STAGES, *LIBRARIES) if peer != RAW]
     options.peers = options.only.split(",") if options.only else known
     if set(options.peers) - set(known):
@@ -163,26 +158,25 @@ def main(arguments):
     """Exit status 0 if anything could be measured."""
     options = parse_arguments(arguments)
     load.use_build(options.build)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if build(RAW) is not None or not (load.BUILD / "load").exists():
         print(f"not in {load.BUILD}: load, or raw_epoll does not compile. Run make first.",
               file=sys.stderr)
         return 2
     peers = available(options.peers)
-    progress = load.Progress(len(options.chosen) * options.slices * len(peers))
     results = {}
-    for scenario in options.chosen:
-        samples = compare(peers, scenario, options.slices, options.ms, progress)
-        results[scenario.key] = {
-            peer: {metric: ratio(samples[peer], metric)
-                   for metric in ("cpu_us", "throughput", "p50_us", "p99_us")} for peer in peers}
-    progress.clear()
+    steps = len(options.chosen) * options.slices * len(peers)
+    with runner.progress(steps, loud=True) as progress:
+        for scenario in options.chosen:
+            samples = compare(peers, scenario, options.slices, options.ms, progress)
+            results[scenario.key] = {
+                peer: {metric: ratio(samples[peer], metric) for metric in RATIOS}
+                for peer in peers}
     print(table(results, "cpu_us", "CPU per message, as a multiple of the raw epoll loop's"))
     print()
     print(table(results, "throughput", "Throughput, likewise"))
     path = options.json or load.BUILD / "peers.json"
     path.write_text(json.dumps({
-        "command": shlex.join(["tests/bench/peers.py", *arguments]),
+        "command": shlex.join(["python3", "-m", "tests.bench.peers", *arguments]),
         "date": datetime.date.today().isoformat(), "machine": load.machine(),
         "slices": options.slices, "ms": options.ms,
         "scenarios": [dataclasses.asdict(s) | {"title": s.title, "results": results[s.key]}
@@ -192,7 +186,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    runner.main(lambda: main(sys.argv[1:]))

@@ -11,13 +11,14 @@ second loop could gain.
 """
 
 import argparse
-import collections
 import os
 import pathlib
-import statistics
 import sys
 
 from tests.bench import load
+from tests.bench import rounds
+from tests.bench.tables import table
+from tests.harness import runner
 
 SPREAD = 1000  # connections
 SCENARIOS = {"100 connections": {"connections": 100},
@@ -53,20 +54,30 @@ def spread(threads):
     return sorted((after[epoll] - before[epoll] for epoll in after), reverse=True)
 
 
-def speed(counts, options, rounds, progress):
-    """{threads: [(messages/s, server CPU in us per message), ...]}, in turn."""
-    samples = collections.defaultdict(list)
-    for number in range(rounds):
-        for threads in counts:
-            progress(f"round {number + 1} of {rounds}: {threads} threads")
-            with load.Session(command(threads)) as session:
-                session.run({**options, "ms": 50})
-                result = session.run({**options, "ms": 300})
-            if result["why"]:
-                raise RuntimeError(result["why"])
-            samples[threads].append([load.METRICS[name](result)
-                                     for name in ("throughput", "cpu_us")])
-    return samples
+def sample(threads, options):
+    """One slice, on new connections."""
+    with load.Session(command(threads)) as session:
+        session.run({**options, "ms": 50})
+        result = session.run({**options, "ms": 300})
+    if result["why"]:
+        raise RuntimeError(result["why"])
+    return rounds.measures(result)
+
+
+def speeds(title, options, counts, count):
+    """A table of what each number of loops has done, beside the first."""
+    with runner.progress(count * len(counts), loud=True) as progress:
+        samples = rounds.in_turn(count, counts, lambda n: sample(n, options), progress, title)
+    rates = {n: [s["throughput"] for s in samples[n]] for n in counts}
+    rows = []
+    for n in counts:
+        ratio = rounds.summed_up([a / b for a, b in zip(rates[n], rates[counts[0]])])
+        cpu = rounds.summed_up([s["cpu_us"] for s in samples[n]])
+        rows.append((f"--threads {n}", [
+            f"{rounds.summed_up(rates[n])['median']:,.0f}", f"{ratio['median']:.2f}",
+            f"{ratio['spread'] / 2:.2f}", f"{cpu['median']:.2f}"]))
+    return table(f"{title}: medians of {count} rounds, +-: spread of the ratio", ("", 14),
+                 [("messages/s", 12), ("ratio", 8), ("+-", 6), ("CPU us per message", 20)], rows)
 
 
 def main(arguments):
@@ -79,27 +90,14 @@ def main(arguments):
     counts = [int(n) for n in options.threads.split(",")]
     load.use_build(options.build)
     load.cpus = lambda: (None, None)  # nothing is pinned
-    progress = load.Progress(len(SCENARIOS) * options.rounds * len(counts))
 
     print(f"{SPREAD:,} connections, spread by the kernel over SO_REUSEPORT listeners")
     for threads in counts:
         print(f"--threads {threads:<4}{', '.join(f'{n:,}' for n in spread(threads))}")
     for title, load_options in SCENARIOS.items():
-        samples = speed(counts, load_options, options.rounds, progress)
-        progress.clear()
-        print(f"\n{title}: medians of {options.rounds} rounds, +-: spread of the ratio\n"
-              f"{'':14}{'messages/s':>12}{'ratio':>8}{'+-':>6}{'CPU us per message':>20}")
-        first = [s[0] for s in samples[counts[0]]]
-        for threads in counts:
-            rate, cpu = (statistics.median(column) for column in zip(*samples[threads]))
-            ratios = [s[0] / one for s, one in zip(samples[threads], first)]
-            print(f"--threads {threads:<4}{rate:>12,.0f}{statistics.median(ratios):>8.2f}"
-                  f"{load.spread(ratios) / 2:>6.2f}{cpu:>20.2f}")
+        print("\n" + speeds(title, load_options, counts, options.rounds))
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    runner.main(lambda: main(sys.argv[1:]))

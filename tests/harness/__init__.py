@@ -30,10 +30,10 @@ from tests.harness.client import Client
 from tests.harness.course import BUILD, KIB, MIB, ROOT, SAN, SLOWER, STAGES
 from tests.harness.messages import difference, frame, frames, printable, show
 from tests.harness.processes import (adopt_orphans, die_with_parent, end_descendants,
-                                     heed_interrupts, raise_fd_limit)
+                                     heed_interrupts, limit_cpu, raise_fd_limit)
 from tests.harness.registry import PROBES, Probe, probe, probes
-from tests.harness.server import ENDED, LINE, Server, finding
+from tests.harness.server import ENDED, LINE, Server, finding, plug
 from tests.harness.stage import Stage
 from tests.harness.verdict import (Fail, Gone, Lesson, NoStart, QueueFull, Untried, Verdict,
                                    judge)
-from tests.harness.waiting import FAILSAFE, SPIN_MS, Stillness, wait_for
+from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, Stillness, wait_for

@@ -13,7 +13,7 @@ from tests.harness.processes import adopt_orphans, die_with_parent, end_descenda
 from tests.harness.stage import Stage
 from tests.harness.verdict import (Fail, Gone, Lesson, NoStart, QueueFull, Untried,
                                    Verdict)
-from tests.harness.waiting import require_cores
+from tests.harness.waiting import Deadline
 from tests.outside import kernel
 
 CELL_FAILSAFE = 120.0 * SLOWER  # seconds for one probe on one stage, whatever it does
@@ -29,6 +29,8 @@ def run_probe(the_probe, stage):
 
     def failed(fail, kind=""):
         seen = show(fail.seen) + stage.situation()
+        if name := the_probe.of_runtime and stage.event_loop():
+            return verdict("L", "runtime", f"{seen}. " + the_probe.of_runtime.format(name))
         return verdict("F", kind, seen, fail.expected, fail.sent, fail.look, fail.hint)
 
     try:
@@ -71,14 +73,28 @@ def run_probe(the_probe, stage):
         stage.stop()
 
 
+def give_up_late(stage):
+    """Have no_verdict() called before the parent loses its patience."""
+    deadline = Deadline(CELL_FAILSAFE - 10)
+
+    def alarm(_, at):
+        deadline.pids = (os.getpid(), *(pid for server in stage.servers
+                                         for pid in server.pids))
+        if left := deadline.left():
+            signal.setitimer(signal.ITIMER_REAL, left)
+        else:
+            no_verdict(stage, at)
+
+    signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, deadline.left())
+
+
 def no_verdict(stage, at):
     """The probe takes too long: say where it is, and what the server does."""
     while at and os.path.basename(os.path.dirname(at.f_code.co_filename)) != "probes":
         at = at.f_back
-    seconds = CELL_FAILSAFE - 10
-    require_cores(stage.servers[-1] if stage.servers else None, seconds)
     where = f" (the probe is at line {at.f_lineno} of {at.f_code.co_filename})" if at else ""
-    raise Fail(f"no verdict within {seconds:.0f} s; "
+    raise Fail(f"no verdict within {CELL_FAILSAFE - 10:.0f} s; "
                + (stage.servers[-1].describe() if stage.servers else "no server yet") + where)
 
 
@@ -87,7 +103,6 @@ class Cell:
 
     def __init__(self, the_probe, number, command=None, build=BUILD, stage_class=Stage):
         self.probe, self.number = the_probe, number
-        self.deadline = time.monotonic() + CELL_FAILSAFE
         starter = os.getpid()
         self.pipe, write_end = os.pipe()
         sys.stdout.flush()
@@ -96,6 +111,15 @@ class Cell:
             os.close(self.pipe)
             self._work(starter, write_end, stage_class(number, command, build))
         os.close(write_end)
+        self.deadline = Deadline(CELL_FAILSAFE)
+
+    def left(self):
+        """Seconds until it must have a result."""
+        left = self.deadline.left()
+        if left:
+            return left
+        self.deadline.pids = (os.getpid(), self.pid, *kernel.descendants(self.pid))
+        return self.deadline.left()
 
     def _work(self, starter, write_end, stage):
         """In the child."""
@@ -105,8 +129,7 @@ class Cell:
             adopt_orphans()
             kernel.forget_netlink()
             raise_fd_limit()
-            signal.signal(signal.SIGALRM, lambda _, at: no_verdict(stage, at))
-            signal.setitimer(signal.ITIMER_REAL, CELL_FAILSAFE - 10)
+            give_up_late(stage)
             result = pickle.dumps(run_probe(self.probe, stage))
             signal.setitimer(signal.ITIMER_REAL, 0)
             end_descendants()
@@ -119,8 +142,9 @@ class Cell:
         """The Verdict; waits for it."""
         data = b""
         while True:
-            left = self.deadline - time.monotonic()
-            if left <= 0 or not select.select([self.pipe], [], [], left)[0]:
+            if not select.select([self.pipe], [], [], self.left())[0]:
+                if self.left():
+                    continue
                 self.kill()
                 return Verdict("F", "", f"no verdict within {CELL_FAILSAFE:.0f} s", "", "", [],
                                CELL_FAILSAFE)

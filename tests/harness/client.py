@@ -5,12 +5,11 @@ import os
 import select
 import socket
 import struct
-import time
 
 from tests.harness.course import KIB, MIB
 from tests.harness.messages import difference, frame, show
 from tests.harness.verdict import Fail, Gone
-from tests.harness.waiting import FAILSAFE, SPIN_MS, Stillness, require_cores
+from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, Stillness
 from tests.outside import kernel
 
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
@@ -55,13 +54,12 @@ class Client:
         """Wait for the end of connect(). 0, or an error."""
         poll, full = select.poll(), 0
         poll.register(self.sock, select.POLLOUT)
-        end = time.monotonic() + FAILSAFE
+        deadline = Deadline(FAILSAFE, *self.server.pids)
         while not poll.poll(200):
             full = full + 1 if self.server.accepts_nobody() else 0
             if full == 5:
                 raise self.server.queue_is_full()
-            if time.monotonic() > end:
-                require_cores(self.server, FAILSAFE)
+            if deadline.passed():
                 return errno.ETIMEDOUT
         return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
@@ -235,15 +233,13 @@ class Client:
         """Wait until the socket is ready. Fails as soon as it is certain that it never will be."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN * reading | select.POLLOUT * writing)
-        end, still = time.monotonic() + FAILSAFE, Stillness(self)
+        deadline, still = Deadline(FAILSAFE, *self.server.pids), Stillness(self.server.pids)
         spin_ms = self.server.cpu_ms() + SPIN_MS
         while not poll.poll(200):
             if self.server.exited() and not poll.poll(0):
                 break
-            spins = self.server.cpu_ms() > spin_ms
-            if time.monotonic() > end and not spins:
-                require_cores(self.server, FAILSAFE)
-            if still.lasts() or spins or time.monotonic() > end:
+            spins, near = self.server.cpu_ms() > spin_ms, self.near_end()
+            if spins or still.lasts(near.unsent if near else 0) or deadline.passed():
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "
                            f"{self.unread():,} bytes of this client unread",

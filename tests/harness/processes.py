@@ -47,3 +47,8 @@ def raise_fd_limit():
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def limit_cpu(seconds):
+    """In a child: end it when it has used so much CPU time, however long that takes."""
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))

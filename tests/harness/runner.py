@@ -1,13 +1,12 @@
 """Run many probes on many stages, a few at a time, and what to call the results."""
 
-import contextlib
 import select
 import signal
 import sys
-import time
 
 from tests import harness
 from tests import probes
+from tests.harness.progress import progress  # scripts use it from here, too
 
 JOBS = 2
 
@@ -41,10 +40,9 @@ def may_start(task, active, jobs):
 
 def ended(active):
     """The pipes of the cells that have a result or no time left."""
-    soon = min(cell.deadline for _, cell in active.values()) - time.monotonic()
-    ready = select.select(list(active), [], [], max(0, soon))[0]
-    return ready or [pipe for pipe, (_, cell) in active.items()
-                     if cell.deadline <= time.monotonic()]
+    soon = min(cell.left() for _, cell in active.values())
+    ready = select.select(list(active), [], [], soon)[0]
+    return ready or [pipe for pipe, (_, cell) in active.items() if not cell.left()]
 
 
 def cell_expected(row, number):
@@ -53,24 +51,6 @@ def cell_expected(row, number):
     if not columns:
         return "unit" if row in probes.UNIT_ROWS and number == 7 else "-"
     return "L" if "L" in columns else "P"
-
-
-@contextlib.contextmanager
-def progress(total):
-    """A line on a terminal that says how far we are; yields a function to be called for each."""
-    done, shown = 0, sys.stderr.isatty()
-
-    def step(what):
-        nonlocal done
-        done += 1
-        if shown:
-            print(f"\r\033[K{done}/{total} {what[:60]}", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield step
-    finally:
-        if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def main(function):

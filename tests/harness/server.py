@@ -17,7 +17,7 @@ from tests.harness.client import Client
 from tests.harness.messages import printable
 from tests.harness.processes import die_with_parent
 from tests.harness.verdict import Fail, NoStart, QueueFull
-from tests.harness.waiting import FAILSAFE, wait_for
+from tests.harness.waiting import FAILSAFE, Deadline, wait_for
 from tests.outside import kernel, runtime
 
 LINE = "a line on stdout that ends in: listening on HOST:PORT"
@@ -74,11 +74,15 @@ def plug(pipe):
 
 
 class Server:
-    """A running server. Use Stage.start()."""
+    """A running server. Use Stage.start(), or a `with` block that it is to live in.
 
-    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False, own=True):
+    cpu: the core that it is to stay on. own: it is one of ours, and not a reader's.
+    """
+
+    def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False, cpu=None,
+                 stderr=None, closed=(), own=True):
         self.command = [*command, "--port", str(port), *map(str, args)]
-        self.clients, self.own = [], own  # one of ours, not a reader's
+        self.clients, self.own = [], own
         self.drain = None  # reads what it prints after the line
         self.met = False  # do we know all processes that accept?
         self.ending = False  # the probe ends it on purpose
@@ -89,7 +93,7 @@ class Server:
         self.out, stdout = os.pipe()
         filler = plug(stdout) if plugged else 0
         try:
-            self._spawn(env, nofile, stdout)
+            self._spawn(env, nofile, stdout, cpu, stderr, closed)
         finally:
             os.close(stdout)
         try:
@@ -103,29 +107,40 @@ class Server:
             self.pid = self.pids[0]
             self.event_loop = "" if own else runtime.event_loop(self.pid)
         except BaseException:
-            self.kill()
+            self.close()
             raise
 
-    def _spawn(self, env, nofile, stdout):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _spawn(self, env, nofile, stdout, cpu, stderr, closed):
         starter = os.getpid()
 
         def prepare():
             die_with_parent(starter)
             os.setpgid(0, 0)
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (nofile or hard, hard))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            for fd in closed:
+                os.close(fd)
 
         try:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=stdout,
-                stderr=self.stderr_file, preexec_fn=prepare, env={**os.environ, **(env or {})})
+                stderr=self.stderr_file if stderr is None else stderr, preexec_fn=prepare,
+                env={**os.environ, **(env or {})})
         except OSError as error:
             hint = {errno.ENOEXEC: "; a script needs a first line such as #!/usr/bin/env python3",
                     errno.EACCES: "; chmod +x makes it executable"}.get(error.errno, "")
             raise NoStart(f"it cannot be run: {error.strerror}{hint}",
                           expected="an executable file", sent=shlex.join(self.command)) from None
-        self.pid = self.process.pid
+        self.pid, self.pids = self.process.pid, [self.process.pid]
 
     def _unplug(self, filler):
         """Wait until it writes to the full pipe: now it must be listening. Then make room."""
@@ -144,11 +159,11 @@ class Server:
 
     def _listening_line(self):
         """Wait for the line on stdout that says so. Lines before it are of no interest."""
-        end, silent = time.monotonic() + FAILSAFE, 0
+        deadline, silent = Deadline(FAILSAFE, self.pid), 0
         while not (line := self._find_line()):
             if not select.select([self.out], [], [], 0.2)[0]:
                 silent = silent + 1 if self._silent_but_listening() else 0
-                if silent < 5 and time.monotonic() < end:
+                if silent < 5 and not deadline.passed():
                     continue
                 raise NoStart(self._why_no_line(), LINE, shlex.join(self.command))
             data = os.read(self.out, 65536)
@@ -293,10 +308,6 @@ class Server:
     def cpu_ms(self):
         """CPU time used so far, in milliseconds."""
         return sum(map(kernel.cpu_ns, self.pids)) / 1e6
-
-    def waiting_ns(self):
-        """How long it was ready to run and had no core."""
-        return max(map(kernel.waiting_ns, self.pids))
 
     def wake_ups(self):
         """How often it went to sleep."""
@@ -443,10 +454,17 @@ class Server:
             self.drain.kill()
             self.drain.wait()
 
+    def close(self):
+        """End it, and close what was opened for it."""
+        self.kill()
+        self.stderr_file.close()
+        for client in self.clients:
+            client.sock.close()
+
     def come_to_rest(self):
         """A process that dies closes its sockets first. Wait until it is asleep, or has ended."""
-        end = time.monotonic() + 3
-        while not (self.exited() or self.asleep()) and time.monotonic() < end:
+        deadline = Deadline(3, self.pid)
+        while not (self.exited() or self.asleep() or deadline.passed()):
             time.sleep(0.001)  # one that spins will do neither, and is described as running
 
     def check_alive(self):

@@ -19,14 +19,21 @@ class Stage:
         self.servers, self.notes = [], []
         self.situation = lambda: ""  # what had been done to the server, to be said if it fails
 
-    def start(self, *args, env=None, nofile=None, port=0, plugged=False):
+    def start(self, *args, env=None, nofile=None, port=0, plugged=False, stderr=None, closed=()):
         """Start a server on a free port and wait until it listens.
 
         plugged: it finds stdout full when it writes its line, and we look what it does meanwhile.
+        stderr: a descriptor in the place of the file that Server.stderr() shows.
+        closed: of 0, 1 and 2, those that it finds closed, as after `2>&-`.
         """
-        server = Server(self.command, args, env, nofile, port, plugged, own=self.own)
+        server = Server(self.command, args, env, nofile, port, plugged, stderr=stderr,
+                        closed=closed, own=self.own)
         self.servers.append(server)
         return server
+
+    def event_loop(self):
+        """The event loop of a reader's server, '' if it is none that we know."""
+        return next((server.event_loop for server in self.servers if server.event_loop), "")
 
     def note(self, text):
         """Something to show beside the verdict."""
@@ -56,7 +63,4 @@ class Stage:
     def stop(self):
         """End all servers, and close what was opened for them."""
         for server in self.servers:
-            server.kill()
-            server.stderr_file.close()
-            for client in server.clients:
-                client.sock.close()
+            server.close()

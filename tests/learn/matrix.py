@@ -13,7 +13,8 @@ from tests import harness
 from tests import probes
 from tests.harness import runner
 
-PLACE = re.compile(r"(<!-- matrix -->\n).*?(<!-- /matrix -->)", re.S)
+PAGE = pathlib.Path(harness.ROOT) / "tests" / "probes" / "MATRIX.md"
+FRONT = pathlib.Path(harness.ROOT) / "README.md"
 
 
 def table(cells):
@@ -27,7 +28,7 @@ def table(cells):
 
 
 def markdown(cells):
-    """The table for README.md."""
+    """The table for MATRIX.md."""
     sign = {"P": "✓", "L": "**L**", "-": "", "unit": "✓"}
     lines = ["| | fault | " + " | ".join(n[:2] for n in harness.STAGES.values()) + " |",
              "|---|---|" + "---|" * len(harness.STAGES)]
@@ -35,6 +36,27 @@ def markdown(cells):
         texts = " | ".join(sign[cells[row, number]] for number in harness.STAGES)
         lines.append(f"| {row} | {probes.ROWS[row]} | {texts} |")
     return "\n".join(lines) + "\n"
+
+
+def tally(cells):
+    """For README.md: of the faults that apply to each stage, how many it fails."""
+    counts = []
+    for number in harness.STAGES:
+        column = [cells[row, number] for row in {row for row, _ in cells}]
+        counts.append(f"{column.count('L')} of {len(column) - column.count('-')}")
+    return "| faults that it fails | " + " | ".join(counts) + " |\n"
+
+
+def placed(text, name, block):
+    """A page with `block` between its marks of this name."""
+    mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
+    return mark.sub(lambda match: match[1] + block + match[2], text)
+
+
+def pages(cells):
+    """The two pages that show these cells, as they must be: {path: text}."""
+    return {path: placed(path.read_text(encoding="utf-8"), name, make(cells))
+            for path, name, make in ((PAGE, "matrix", markdown), (FRONT, "tally", tally))}
 
 
 def expectations(rows):
@@ -64,15 +86,15 @@ def main():
     arguments.add_argument("--build", default=harness.BUILD, help="where the servers are")
     arguments.add_argument("--rows", help="only these: 1,7,9")
     arguments.add_argument("--jobs", type=int, default=runner.JOBS, help="probes at the same time")
-    arguments.add_argument("--write", metavar="FILE", help="put the table into this Markdown file")
-    arguments.add_argument("--check", metavar="FILE", help="is its table current? Runs nothing")
+    arguments.add_argument("--write", action="store_true", help="put the table into its page")
+    arguments.add_argument("--check", action="store_true", help="is it current? Runs nothing")
     options = arguments.parse_args()
 
     probes.load()
     registered = {probe.row for probe in harness.PROBES} | probes.UNIT_ROWS
     rows = sorted({int(r) for r in options.rows.split(",")} if options.rows else registered - {0})
     if options.check:
-        return check(pathlib.Path(options.check), markdown(expectations(rows)))
+        return check(expectations(rows))
 
     cells, wrong = measure(rows, options.build, options.jobs)
     print(table(cells))
@@ -82,19 +104,19 @@ def main():
     total = sum(text not in ("-", "unit") for text in cells.values())
     failed = sum(text == "FAIL" for text in cells.values())
     print(f"\n{total - failed} passed, {failed} failed")
-    if options.write and not wrong:
-        path = pathlib.Path(options.write)
-        path.write_text(PLACE.sub(lambda m: m[1] + markdown(cells) + m[2], path.read_text()))
+    if options.write and not wrong and not options.rows:
+        for path, text in pages(cells).items():
+            path.write_text(text, encoding="utf-8")
     return 1 if wrong else 0
 
 
-def check(path, expected):
-    """Does the Markdown file show the table that the probes expect?"""
-    found = PLACE.search(path.read_text())
-    if found and found.group(0) == f"<!-- matrix -->\n{expected}<!-- /matrix -->":
-        return 0
-    print(f"{path}: the matrix is not current; run: make matrix")
-    return 1
+def check(cells):
+    """Do the pages show what the probes expect?"""
+    stale = [path for path, text in pages(cells).items()
+             if path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        print(f"{path.relative_to(harness.ROOT)}: the matrix is not current; run: make matrix")
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Is stage 7 right: unit tests, the simulator, fuzzers, mutants, soak."""
+"""Is stage 7 right: unit tests, the simulator, fuzzers, soak."""

@@ -24,6 +24,7 @@ from tests import harness
 from tests.outside import kernel
 from tests.harness import runner
 from tests.harness import KIB, MIB, Fail, Gone, frame
+from tests.probes.leaving import at_start
 
 SLOTS = 24  # clients at a time; 02 has room for about 1,000
 BIG = 4  # of them may be owed so much that no socket buffer holds it
@@ -31,6 +32,7 @@ OWED, OWED_BIG = 256 * KIB, 6 * MIB  # bytes that a client asks for until all ar
 ROUND = 200  # steps
 WARM_UP = 4  # rounds until the server has all the memory that it needs
 GROWTH_KIB = 6 * KIB  # later growth that is put down to the allocator, and to pools of buffers
+LOOKS = 200  # at a server that sleeps: then it has closed all that it will
 KEPT_FOR_SURE = 16 * KIB  # bytes: what a client of 05 may leave unread without being dropped
 SIZES = (0, 1, 7, 50, 3000, 20_000)
 BIG_SIZES = (3000, 60_000, 500_000)
@@ -44,11 +46,9 @@ class Guest:
     def __init__(self, server, number, slot):
         self.big = slot < BIG
         self.name = f"client {number}"
-        self.said_before = len(server.stderr())
         # An address has 28,000 ports, and one that was used rests for a minute.
         self.client = server.connect(source=f"127.0.0.{2 + number // 4000 % 200}",
                                      rcvbuf=64 * KIB if self.big else None)
-        self.port = self.client.name[1]
         self.to_send, self.owed = bytearray(), bytearray()
         self.asked = 0  # bytes, since all have last caught up
         self.total = self.received = 0
@@ -106,26 +106,6 @@ class Guest:
         return self.over or not (self.owed or self.to_send or self.finished)
 
 
-class Rest:
-    """Has a server come to rest: asleep, and not woken once between many looks?
-
-    One that wakes up by itself is waited for until the failsafe.
-    """
-
-    LOOKS = 200
-
-    def __init__(self, server):
-        self.server, self.same, self.last = server, 0, None
-        self.end = time.monotonic() + harness.FAILSAFE
-
-    def lasts(self):
-        """Look once more."""
-        now = self.server.wake_ups() if self.server.asleep() else None
-        self.same = self.same + 1 if now is not None and now == self.last else 0
-        self.last = now
-        return self.same >= self.LOOKS or time.monotonic() > self.end
-
-
 class Soak:
     """Clients at one server, all from a seed."""
 
@@ -136,7 +116,7 @@ class Soak:
         self.counts = dict.fromkeys(("served", "left", "reset"), 0)
         self.dropped = 0  # by 05: when, is a matter of time, so it is none of the above
         self.asked = 0  # bytes, by those who have left
-        self.descriptors = len(server.fds())
+        self.descriptors = len(at_start(stage, server))
         self.memory = []  # KiB, after each round
 
     # Steps
@@ -191,10 +171,9 @@ class Soak:
         self.asked += guest.total
 
     def lost(self, guest, gone):
-        """The server has closed it. Only 05 may, if it was slow, and it says so."""
-        dropped = f"{guest.client.name[0]}:{guest.port} reads too slowly: dropped"
+        """The server has closed it. Only 05 may, if it was slow, and it says that it does so."""
         if self.stage.number == 5 and len(guest.owed) > KEPT_FOR_SURE and \
-                dropped in self.server.stderr()[guest.said_before:]:
+                "dropped" in self.server.stderr():  # a reader's server has its own words
             guest.over = True
             guest.to_send.clear()
             guest.owed.clear()
@@ -208,8 +187,7 @@ class Soak:
 
     def check_process(self):
         """Fail if it has crashed, or is just about to be gone."""
-        harness.wait_for(lambda: self.server.exited() or self.server.asleep(),
-                         "its end or its rest")
+        self.server.come_to_rest()
         if self.server.exited():
             raise Fail(f"{self.server.describe()}. {self.server.last_words()}",
                        expected="no client's behaviour ends the server")
@@ -218,7 +196,7 @@ class Soak:
 
     def catch_up(self):
         """Everybody reads and sends until all have got what they are owed."""
-        still, end = None, time.monotonic() + harness.FAILSAFE
+        still = deadline = None
         while waiting := [g for g in self.guests if g and not g.content()]:
             moved = False
             for guest in waiting:
@@ -228,10 +206,11 @@ class Soak:
                     moved = True
                     self.lost(guest, gone)
             if moved:
-                still, end = None, time.monotonic() + harness.FAILSAFE
+                still = deadline = None
             elif not self.wait(waiting):
-                still = still or harness.Stillness(waiting[0].client)
-                if self.server.exited() or still.lasts() or time.monotonic() > end:
+                still = still or harness.Stillness(self.server.pids)
+                deadline = deadline or harness.Deadline(harness.FAILSAFE, self.server.pid)
+                if self.server.exited() or still.lasts() or deadline.passed():
                     raise Fail(f"{len(waiting)} clients get no more; {self.server.describe()}",
                                expected=f"{sum(len(g.owed) for g in waiting):,} bytes, and the "
                                f"end for {sum(g.shut for g in waiting)}", sent="random frames")
@@ -281,13 +260,14 @@ class Soak:
 
     def check_descriptors(self):
         """As many are open as at the start, as soon as it has seen that all have left."""
-        still = Rest(self.server)
+        still = harness.Stillness(self.server.pids, LOOKS)
+        deadline = harness.Deadline(harness.FAILSAFE, self.server.pid)
         while len(open_now := self.server.fds()) > self.descriptors:
-            if self.server.exited() or still.lasts():
+            if self.server.exited() or still.lasts() or deadline.passed():
                 raise Fail(f"{len(open_now)} open descriptors when all have left; "
                            f"{self.server.describe()}",
                            expected=f"{self.descriptors}, as at the start")
-            time.sleep(0.002)  # lets the server run; the verdict is that of Rest
+            time.sleep(0.002)  # lets the server run; the verdict is that of `still`
 
     def check_memory(self):
         """The last rounds need no more than the first ones did."""

@@ -9,7 +9,6 @@ what they need without a client, their listener and their epoll instance.
 """
 
 import argparse
-import collections
 import os
 import pathlib
 import re
@@ -94,14 +93,13 @@ class Stage(harness.Stage):
 
     def let_go(self, server):
         """Its clients have left: wait until it has closed them all, or sleeps without doing so."""
-        looks = collections.deque(maxlen=harness.Stillness.rounds)
+        still = harness.Stillness(server.pid)
 
         def done():
             if server.asleep() and len(server.fds()) <= server.without_clients:
                 return True
-            looks.append(server.wake_ups() if server.asleep() else -1)
             time.sleep(0.05)
-            return len(looks) == looks.maxlen and looks[0] != -1 and len(set(looks)) == 1
+            return still.lasts()
 
         wait_for(done, "the server closes what belonged to its clients", server)
 

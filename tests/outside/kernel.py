@@ -134,6 +134,12 @@ def cpu_ns(pid):
         return 0
 
 
+def waited_ns(pid):
+    """How long it was ready to run and had no core: of its threads, the one that waited most."""
+    found = (read_file(f"/proc/{pid}/task/{tid}/schedstat").split() for tid in threads(pid))
+    return max((int(words[1]) for words in found if len(words) > 1), default=0)
+
+
 def signals(pid, key):
     """The signals in a set of a status file, as a mask: SigIgn is what it ignores."""
     found = re.search(rf"^{key}:\s+([0-9a-f]+)", read_file(f"/proc/{pid}/status"), re.MULTILINE)
@@ -148,15 +154,6 @@ def ignores(pid, number):
 def is_pending(pid, number):
     """Has the process not yet been given this signal?"""
     return bool(signals(pid, "ShdPnd") >> (number - 1) & 1)
-
-
-def waiting_ns(pid):
-    """How long a thread of this process was ready to run and had no core, in nanoseconds.
-
-    Of several threads it is the one that waited longest.
-    """
-    fields = (read_file(f"/proc/{pid}/task/{tid}/schedstat").split() for tid in threads(pid))
-    return max((int(numbers[1]) for numbers in fields if len(numbers) > 1), default=0)
 
 
 def status_number(text, key):

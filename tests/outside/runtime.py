@@ -6,7 +6,6 @@ what compilers leave in it.
 
 import collections
 import mmap
-import os
 import re
 
 from tests.outside import kernel

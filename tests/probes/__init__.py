@@ -40,6 +40,10 @@ ROWS = {
     30: "outgoing connection fails",
     31: "10,000 clients, a tenth talking",
     32: "soak, from a seed",
+    33: "the listener fails",
+    34: "the wait fails",
+    35: "its own streams fail",
+    36: "no memory for a client",
 }
 
 # Rows that need a look inside the process: GoogleTest shows them, on stage 07 only.

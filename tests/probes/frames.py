@@ -2,7 +2,6 @@
 
 import struct
 
-from tests.outside import kernel
 from tests.harness import KIB, MIB, Fail, Gone, frame, probe, wait_for
 
 SEVEN = "- - - - - - P"

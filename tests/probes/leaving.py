@@ -188,9 +188,10 @@ def leaked(stage):
 
 def require_cloexec(stage, server):
     """Our servers have it on everything; of a reader's, the files are those of its runtime."""
-    for fd, what in server.fds().items():
+    for pid, fd, what in [(pid, fd, what) for pid in server.pids
+                          for fd, what in kernel.open_fds(pid).items()]:
         asked = stage.own or what.startswith("socket:")
-        if fd > 2 and asked and not kernel.fd_flags(server.pid, fd) & os.O_CLOEXEC:
+        if fd > 2 and asked and not kernel.fd_flags(pid, fd) & os.O_CLOEXEC:
             raise Fail(f"descriptor {fd} ({what}) stays open in a child process",
                        expected="O_CLOEXEC on every descriptor")
 

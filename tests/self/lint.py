@@ -53,12 +53,17 @@ def clang_builds():
 
 def prose():
     """Excerpts and diffs in the chapters show the code as it is."""
-    return run(sys.executable, "-m", "tests.self.prose")
+    return run(sys.executable, "-m", "tests.book.prose")
+
+
+def figures():
+    """The figures are what their script draws."""
+    return run(sys.executable, "-m", "tests.book.figures")
 
 
 def matrix():
-    """The table in README.md is the one that the probes expect."""
-    return run(sys.executable, "-m", "tests.learn.matrix", "--check", "README.md")
+    """The tables of faults are the ones that the probes expect."""
+    return run(sys.executable, "-m", "tests.learn.matrix", "--check")
 
 
 def measured():
@@ -84,7 +89,7 @@ def top_level():
 
 def main():
     passed = failed = 0
-    for check in (formatting, static_analysis, clang_builds, prose, matrix, measured, python,
+    for check in (formatting, static_analysis, clang_builds, prose, figures, matrix, measured, python,
                   top_level):
         problem = check()
         print(f"{'FAIL' if problem else 'ok  '}  {check.__doc__}", flush=True)

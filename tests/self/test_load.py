@@ -22,8 +22,10 @@ import xml.etree.ElementTree
 
 from tests import harness
 from tests.bench import load
+from tests.bench import rounds
+from tests.bench import scenarios
 
-SCRIPT = [sys.executable, "-m", "tests.bench.load"]
+SCRIPT = [sys.executable, "-m", "tests.bench.compare"]
 HEADER = 8  # bytes
 
 
@@ -261,21 +263,21 @@ class Arithmetic(unittest.TestCase):
 
     def test_change(self):
         """A difference counts when it is larger than what varies."""
-        self.assertEqual(load.change([10, 11, 10], [10, 10, 11]), "=")
-        self.assertEqual(load.change([10, 10, 10], [12, 12.1, 12]), "+20 %")
-        self.assertEqual(load.change([10, 10, 10], [5, 5, 5.1]), "-50 %")
-        self.assertEqual(load.change([10, 10, 10], [40, 41, 42]), "x4.1")
-        self.assertEqual(load.change([10], [20]), "")  # one round has no spread
-        self.assertEqual(load.change([10, 20, 30], [11, 22, 33]), "+10 %")  # pairs: drift cancels
+        self.assertEqual(rounds.change([10, 11, 10], [10, 10, 11]), "=")
+        self.assertEqual(rounds.change([10, 10, 10], [12, 12.1, 12]), "+20 %")
+        self.assertEqual(rounds.change([10, 10, 10], [5, 5, 5.1]), "-50 %")
+        self.assertEqual(rounds.change([10, 10, 10], [40, 41, 42]), "x4.1")
+        self.assertEqual(rounds.change([10], [20]), "")  # one round has no spread
+        self.assertEqual(rounds.change([10, 20, 30], [11, 22, 33]), "+10 %")  # pairs: drift cancels
 
     def test_spread(self):
         """The range of a few, the middle half of many."""
-        self.assertEqual(load.spread([1, 2, 4]), 3)
-        self.assertAlmostEqual(load.spread([1, 2, 3, 4, 5, 6, 7, 8, 1000]), 5)
+        self.assertEqual(rounds.spread([1, 2, 4]), 3)
+        self.assertAlmostEqual(rounds.spread([1, 2, 3, 4, 5, 6, 7, 8, 1000]), 5)
 
     def test_titles(self):
         """They follow from the options."""
-        titles = {s.key: s.title for s in load.SCENARIOS}
+        titles = {s.key: s.title for s in scenarios.SCENARIOS}
         self.assertEqual(titles["c1"], "1 connection, 64 B frames")
         self.assertEqual(titles["bulk"], "10 connections, 64 KiB frames")
         self.assertLessEqual(max(map(len, titles.values())), 80)
@@ -283,7 +285,7 @@ class Arithmetic(unittest.TestCase):
 
 
 class Script(unittest.TestCase):
-    """tests/bench/load.py as a whole, on the real stages."""
+    """`make compare` as a whole, on the real stages."""
 
     charts = {}  # of the last run: {name: root element}
 

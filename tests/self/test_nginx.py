@@ -1,7 +1,6 @@
 """The measurement beside nginx, as a script. Times never; with wrk and nginx where they are."""
 
 import os
-import pathlib
 import shutil
 import signal
 import subprocess

@@ -5,7 +5,6 @@ import re
 import resource
 import socket
 import subprocess
-import sys
 import unittest
 
 from tests import harness
@@ -51,7 +50,8 @@ class Options(unittest.TestCase):
         self.refuses(["8080"], 2, "unexpected argument 8080")
 
     def test_host_that_is_no_address(self):
-        for host in ("localhost", "256.0.0.1", "1.2.3.4.5", "::g", ""):
+        for host in ("localhost", "256.0.0.1", "1.2.3", "127.1", "0x7f.0.0.1", "1.2.3.4.5", "::g",
+                     ""):
             self.refuses(["--host", host], 2, re.escape(f"--host {host}: "))
 
     def test_occupied_port(self):
@@ -63,7 +63,7 @@ class Options(unittest.TestCase):
         self.refuses(["--host", "192.0.2.1", "--port", "0"], 1,
                      "^bind 192.0.2.1:0: Cannot assign requested address$")
 
-    def test_help(self):
+    def test_help_shows_the_default_and_not_what_was_given(self):
         for number, name in harness.STAGES.items():
             with self.subTest(stage=name):
                 done = run(number, "--port", "8080", "--help")

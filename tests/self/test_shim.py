@@ -5,7 +5,6 @@ not one of our servers shows that the shim works for any language that uses libc
 """
 
 import ast
-import os
 import signal
 import socket
 import struct

@@ -1,13 +1,20 @@
 // What all stages share: descriptors, addresses, the command line, set-up, send_all().
 
+#include "allocations.h"
 #include "common/fd.h"
 #include "common/net.h"
 #include "fake_kernel.h"
 #include "loop_fixture.h"
 
+#include <algorithm>
+#include <csignal>
 #include <fcntl.h>
+#include <functional>
 #include <gtest/gtest.h>
 #include <netinet/tcp.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <thread>
 
 namespace {
@@ -91,30 +98,192 @@ TEST(CheckTest, PassesResultsOnAndEndsTheProcessOnFailure) {
     EXPECT_EQ(check(7, "seven"), 7);
     EXPECT_EXIT(check(fail_with(EACCES), "bind x"), testing::ExitedWithCode(1),
                 "^bind x: Permission denied\n$");
+    check(true, "fine");
+    EXPECT_EXIT(check(fail_with(ENOSPC) == 0, "stdout"), testing::ExitedWithCode(1),
+                "^stdout: No space left on device\n$");
+}
+
+// The clock stands still, at a time that no test has seen.
+static void a_new_hour() {
+    static int hours = 0;
+    kernel.clock_stopped = true;
+    kernel.now = std::chrono::hours(++hours);
 }
 
 TEST(WarnTest, SaysTheSameReasonOnceAMinuteAndKeepsErrno) {
     KernelGuard guard;
-    kernel.clock_stopped = true;
-    kernel.now = std::chrono::hours(1);
+    a_new_hour();
+    for (int error : {EMFILE, ENFILE}) kind_of("a call", error).unsaid = 0;
     testing::internal::CaptureStderr();
     auto warn_of = [](int error) {
         errno = error;
-        warn("accept");
+        warn("a call");
         EXPECT_EQ(errno, error);
     };
     warn_of(EMFILE);
     warn_of(EMFILE);
     warn_of(ENFILE);
+    warn_of(EMFILE);
     kernel.now += std::chrono::seconds(59);
     warn_of(ENFILE);
     EXPECT_EQ(testing::internal::GetCapturedStderr(),
-              "accept: Too many open files\naccept: Too many open files in system\n");
+              "a call: Too many open files\na call: Too many open files in system\n");
 
     testing::internal::CaptureStderr();
     kernel.now += std::chrono::seconds(1);
-    warn_of(ENFILE);
-    EXPECT_EQ(testing::internal::GetCapturedStderr(), "accept: Too many open files in system\n");
+    warn_of(EMFILE);
+    kernel.now += std::chrono::seconds(60);
+    warn_of(EMFILE);
+    EXPECT_EQ(testing::internal::GetCapturedStderr(),
+              "a call: Too many open files (and 2 more like it)\na call: Too many open files\n");
+}
+
+TEST(SayTest, TwentyOfAKindAreSaidInAMinuteAndTheRestIsCounted) {
+    KernelGuard guard;
+    a_new_hour();
+    auto bad_client = [](int number) { say("client %d is bad", number); };
+    testing::internal::CaptureStderr();
+    for (int i = 0; i < 1379; ++i) bad_client(i);
+    say("stopping");
+    std::string said = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 21);
+    EXPECT_TRUE(said.ends_with("client 18 is bad\nclient 19 is bad\nstopping\n")) << said;
+
+    testing::internal::CaptureStderr();
+    kernel.now += std::chrono::seconds(60);
+    bad_client(7);
+    bad_client(8);
+    EXPECT_EQ(testing::internal::GetCapturedStderr(),
+              "client 7 is bad (and 1359 more like it)\nclient 8 is bad\n");
+}
+
+TEST(SayTest, AllocatesNothing) {
+    testing::internal::CaptureStderr();
+    long before = allocations.made;
+    say("no memory for %s", "anything");
+    EXPECT_EQ(allocations.made, before);
+    testing::internal::GetCapturedStderr();
+}
+
+TEST(SayTest, LinesOfSeveralThreadsStayWhole) {
+    KernelGuard guard;
+    a_new_hour();
+    testing::internal::CaptureStderr();
+    {
+        std::vector<std::jthread> threads;
+        for (int i = 0; i < 8; ++i) threads.emplace_back([] { say("a line of %s", "a thread"); });
+    }
+    std::string said = testing::internal::GetCapturedStderr();
+    std::string expected;
+    for (int i = 0; i < 8; ++i) expected += "a line of a thread\n";
+    EXPECT_EQ(said, expected);
+}
+
+TEST(SayTest, ALineThatIsTooLongIsCut) {
+    testing::internal::CaptureStderr();
+    say("%s", std::string(5000, 'x').c_str());
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), std::string(999, 'x') + "\n");
+}
+
+// In each of these, stderr is something that cannot be written, in a process of its own: it must
+// neither be killed by a signal nor wait. An alarm is the failsafe.
+namespace {
+
+void with_stderr(Fd replaced, const std::function<void()>& act) {
+    alarm(20);
+    dup2(replaced.get(), STDERR_FILENO);
+    act();
+    _exit(0);
+}
+
+void say_two() {
+    say("one");
+    warn("two");
+}
+
+}  // namespace
+
+TEST(SayTest, AReaderThatHasGoneIsNoSignal) {
+    int ends[2];
+    ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    close(ends[0]);
+    EXPECT_EXIT(with_stderr(Fd{dup(ends[1])}, say_two), testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(with_stderr(Fd{dup(ends[1])},
+                            [] {
+                                say_two();
+                                std::raise(SIGPIPE);  // it is not left blocked, either
+                            }),
+                testing::KilledBySignal(SIGPIPE), "");
+    close(ends[1]);
+}
+
+TEST(SayTest, AReaderThatSleepsIsNotWaitedFor) {
+    int ends[2];
+    ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    EXPECT_EXIT(with_stderr(Fd{dup(ends[1])},
+                            [] {
+                                KernelGuard guard;
+                                kernel.clock_stopped = true;
+                                for (int i = 0; i < 100'000; ++i) {
+                                    kernel.now += std::chrono::seconds(3);
+                                    say("line %d", i);
+                                }
+                            }),
+                testing::ExitedWithCode(0), "");
+    close(ends[0]);
+    close(ends[1]);
+}
+
+TEST(SayTest, ADiskThatIsFullIsNoEnd) {
+    EXPECT_EXIT(with_stderr(Fd{open("/dev/full", O_WRONLY)}, say_two), testing::ExitedWithCode(0),
+                "");
+}
+
+TEST(SayTest, AFileThatMayNotGrowIsNoSignal) {
+    EXPECT_EXIT(with_stderr(Fd{open("/tmp", O_TMPFILE | O_WRONLY, 0600)},
+                            [] {
+                                rlimit limit{.rlim_cur = 6, .rlim_max = 6};
+                                setrlimit(RLIMIT_FSIZE, &limit);
+                                say_two();
+                                struct stat file {};
+                                fstat(STDERR_FILENO, &file);
+                                if (file.st_size != 6) _exit(1);
+                            }),
+                testing::ExitedWithCode(0), "");
+}
+
+TEST(StreamsTest, NumbersThatWereClosedAreTakenBeforeTheFirstSocket) {
+    auto first_socket = [](std::vector<int> closed) {
+        for (int fd : closed) close(fd);
+        keep_standard_numbers();
+        Fd first{socket(AF_INET, SOCK_STREAM, 0)};
+        bool fine = first.get() > STDERR_FILENO && is_open(0) && is_open(1) && is_open(2);
+        _exit(fine ? 0 : 1);
+    };
+    for (const std::vector<int>& closed : {std::vector<int>{}, {0}, {1}, {2}, {0, 2}, {0, 1, 2}})
+        EXPECT_EXIT(first_socket(closed), testing::ExitedWithCode(0), "") << closed.size();
+}
+
+TEST(StreamsTest, AnAnnouncementThatCannotBeWrittenEndsTheSetUp) {
+    auto announce_on = [](int fd) {
+        dup2(fd, STDOUT_FILENO);
+        announce(any_port());
+    };
+    Fd full{open("/dev/full", O_WRONLY)};
+    EXPECT_EXIT(announce_on(full.get()), testing::ExitedWithCode(1),
+                "^stdout: No space left on device\n$");
+    int ends[2];
+    ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    close(ends[0]);
+    EXPECT_EXIT(announce_on(ends[1]), testing::ExitedWithCode(1), "^stdout: Broken pipe\n$");
+    close(ends[1]);
+    auto announce_on_nothing = [] {
+        close(STDOUT_FILENO);
+        keep_standard_numbers();
+        announce(any_port());
+    };
+    EXPECT_EXIT(announce_on_nothing(), testing::ExitedWithCode(1),
+                "^stdout: Bad file descriptor\n$");
 }
 
 TEST(AddressTest, IsWrittenAsItIsRead) {
@@ -127,7 +296,8 @@ TEST(AddressTest, IsWrittenAsItIsRead) {
 
 TEST(AddressTest, NamesAndNonsenseAreNoAddress) {
     for (const char* host :
-         {"localhost", "example.org", "", "127.0.0.1.1", "256.0.0.1", "::g", "1 "})
+         {"localhost", "example.org", "", "127.0.0.1.1", "256.0.0.1", "::g", "1 ", "1.2.3", "127.1",
+          "2130706433", "0x7f.0.0.1", "127.0.0.01", "::ffff:1.2.3"})
         EXPECT_FALSE(parse_address(host, 1)) << host;
 }
 
@@ -138,6 +308,20 @@ TEST(AddressTest, OfASocketAndOfItsPeer) {
     Client client(options.address);
     EXPECT_EQ(peer_name(client.fd()), to_string(options.address));
     EXPECT_EQ(peer_name(listener.get()), "?");
+}
+
+TEST(AddressTest, OfAnotherFamilyIsAQuestionMark) {
+    sockaddr_un name{.sun_family = AF_UNIX,
+                     .sun_path = {}};  // 110 bytes; an Address has room for 28
+    std::snprintf(name.sun_path, sizeof name.sun_path, "/tmp/%099d", static_cast<int>(getpid()));
+    Fd listener{socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&name), sizeof name), 0);
+    ASSERT_EQ(listen(listener.get(), 1), 0);
+    Fd client{socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    ASSERT_EQ(::connect(client.get(), reinterpret_cast<sockaddr*>(&name), sizeof name), 0);
+    unlink(name.sun_path);
+    EXPECT_EQ(peer_name(client.get()), "?");
+    EXPECT_EQ(to_string(local_address(listener.get())), "?");
 }
 
 TEST(OptionsTest, DefaultsAreTheStagesPortOnLoopback) {
@@ -221,6 +405,14 @@ TEST(ListenTest, SharedPortIsSharedByThoseWhoAsk) {
     EXPECT_EQ(to_string(local_address(one.get())), to_string(local_address(two.get())));
     EXPECT_TRUE(fcntl(two.get(), F_GETFL) & O_NONBLOCK);
     EXPECT_TRUE(fcntl(two.get(), F_GETFD) & FD_CLOEXEC);
+}
+
+TEST(AcceptAgainTest, OnlyASignalAndTheErrorOfASingleConnectionAllowIt) {
+    for (int error : {EINTR, ECONNABORTED, ENETDOWN, EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET,
+                      EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH})
+        EXPECT_TRUE(may_accept_again(error)) << error;
+    for (int error : {EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EINVAL, EBADF, ENOTSOCK, EPERM})
+        EXPECT_FALSE(may_accept_again(error)) << error;
 }
 
 TEST(OutOfResourcesHelperTest, OutOfResourcesIsToldFromABrokenConnection) {

@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Draw the figures of the chapters: `make prose` writes them, `make lint` asks whether they fit.
+
+One function for each. What has a number has it from the code or from the recorded story.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from tests.book.drawing import Drawing
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def queues():
+    """Chapter 1: the kernel accepts connections and bytes while the program sleeps."""
+    d = Drawing(270, "The kernel holds a queue of connections that nobody has accepted yet, and a "
+                     "receive buffer for each. The program sleeps in recv() of the first client.")
+    d.box(150, 30, 390, 210, kind="room")
+    d.text(345, 22, "the kernel", "title", "middle")
+    d.text(625, 22, "our program", "title", "middle")
+    d.box(2, 60, 108, 40, "client 1", text="title")
+    d.box(2, 170, 108, 40, "client 2", "key", "keyed")
+    d.box(170, 50, 140, 60, "socket 4\nconnected", "box")
+    d.box(330, 50, 190, 26, "receive buffer: empty", text="small quiet")
+    d.box(330, 84, 190, 26, "send buffer: empty", text="small quiet")
+    d.box(170, 160, 140, 60, "socket 3\nthe listener", "box")
+    d.box(330, 160, 190, 26, "queue: client 2", "key", "small keyed")
+    d.box(330, 194, 190, 26, "its receive buffer: “hi”", "key", "small keyed")
+    d.arrow([(110, 80), (166, 80)])
+    d.arrow([(110, 190), (166, 190)], "way")
+    d.arrow([(520, 63), (566, 63)])
+    d.arrow([(568, 97), (524, 97)])
+    d.arrow([(520, 173), (566, 173)])
+    d.text(572, 68, "recv(4)", "code")
+    d.text(632, 68, "asleep here", "small quiet")
+    d.text(572, 102, "send(4)", "code quiet")
+    d.text(572, 178, "accept(3)", "code quiet")
+    d.text(572, 196, "not called: we sleep", "small quiet")
+    return d
+
+
+def bits():
+    """Chapter 2: a set with a bit for each descriptor, and the end of it."""
+    d = Drawing(280, "An fd_set has 1,024 bits. Bit n stands for descriptor n. We hand in the set "
+                     "of all we watch, and select() leaves only the bits of those that are ready.")
+    names = ["0", "1", "2", "3", "4", "5", "6", "7", "…", "1023"]
+    d.text(0, 24, "descriptor", "small quiet")
+    for number, name in enumerate(names):
+        d.text(150 + 46 * number + 23, 24, name, "code quiet", "middle")
+    d.text(658, 24, "1024", "code badly", "middle")
+    d.text(0, 58, "we ask for")
+    d.cells(150, 36, 46, 34, ["0", "0", "0", ("1", "key"), ("1", "key"), ("1", "key"), ("1", "key"),
+                              "0", "…", "0"])
+    d.box(634, 36, 48, 34, "?", "bad", "badly")
+    d.arrow([(265, 78), (265, 122)], words="select() sleeps, then overwrites", at=(275, 104),
+            anchor="start")
+    d.text(0, 152, "it leaves")
+    d.cells(150, 130, 46, 34, ["0", "0", "0", "0", "0", "0", ("1", "key"), "0", "…", "0"])
+    d.arrow([(449, 196), (449, 170)], "way")
+    d.text(449, 214, "only client 6 has sent something", "keyed", "middle")
+    d.text(449, 234, "we find it by looking at every bit up to the highest", "small quiet",
+           "middle")
+    d.text(716, 96, "no such bit: FD_SET", "small badly", "end")
+    d.text(716, 112, "writes beyond the set", "small badly", "end")
+    d.text(0, 268, "128 bytes there and back, at each call", "small quiet")
+    return d
+
+
+def array():
+    """Chapter 3: question and answer in one array, handed over whole each time."""
+    d = Drawing(250, "poll() takes an array with an entry of 8 bytes for each client: the "
+                     "descriptor, what we ask, and what the kernel answers.")
+    fds = ["3", "5", "6", "7", "1500", "…"]
+    d.text(0, 46, "fd", "code")
+    d.text(0, 80, "events", "code")
+    d.text(0, 114, "revents", "code")
+    for number, fd in enumerate(fds):
+        hot, x = fd == "6", 80 + 84 * number
+        d.box(x, 24, 84, 34, fd, text="code")
+        d.box(x, 58, 84, 34, "…" if fd == "…" else "POLLIN", text="code small")
+        d.box(x, 92, 84, 34, "POLLIN" if hot else "…" if fd == "…" else "0",
+              "key" if hot else "box", "code small" + (" keyed" if hot else ""))
+    d.text(600, 46, "any number fits", "small quiet")
+    d.text(600, 80, "our question stays", "small quiet")
+    d.text(600, 114, "the answer", "small quiet")
+    d.arrow([(80, 140), (80, 160), (584, 160), (584, 140)])
+    d.text(332, 182, "handed over whole at each call, and walked through twice", "", "middle")
+    d.text(332, 202, "8 bytes × every client, to find the one that has spoken", "small quiet",
+           "middle")
+    d.text(332, 236, "Level-triggered: leave bytes unread, and the next call says POLLIN again.",
+           "small quiet", "middle")
+    return d
+
+
+def lists():
+    """Chapter 4: the interest list stays with the kernel; a packet puts its socket on the other."""
+    d = Drawing(330, "The kernel keeps the interest list. When a packet arrives for socket 6, the "
+                     "kernel puts its bytes into the buffer and 6 on the ready list. epoll_wait() "
+                     "returns the ready list only.")
+    d.box(130, 30, 400, 280, kind="room")
+    d.text(330, 22, "the kernel", "title", "middle")
+    d.text(625, 22, "our program", "title", "middle")
+    d.text(150, 58, "interest list: all we care about", "title")
+    d.cells(150, 70, 60, 32, ["3", "5", ("6", "key"), "7", "8", "…"])
+    d.text(224, 248, "ready list: who has something", "title")
+    d.cells(150, 260, 60, 32, [("6", "key"), "", ""])
+    d.box(270, 140, 240, 62, "socket 6\nreceive buffer: “hi”", "key")
+    d.arrow([(0, 171), (264, 171)], "way")
+    d.text(0, 144, "a packet", "keyed")
+    d.text(0, 160, "arrives", "keyed")
+    d.arrow([(300, 106), (300, 136)], words="“wake me for this one”", at=(312, 124),
+            anchor="start")
+    d.arrow([(390, 202), (390, 224), (180, 224), (180, 256)], "way")
+    d.text(400, 220, "6 goes on the list", "small keyed")
+    d.arrow([(566, 86), (516, 86)])
+    d.text(572, 82, "epoll_ctl(ADD)", "code")
+    d.text(572, 100, "once per client", "small quiet")
+    d.arrow([(336, 276), (562, 276)], "way")
+    d.text(572, 272, "epoll_wait()", "code")
+    d.text(572, 290, "returns 6, only 6", "small keyed")
+    return d
+
+
+def edges():
+    """Chapter 5: the same bytes, reported as a level and as an edge."""
+    d = Drawing(330, "Bytes arrive twice and are read once. Level-triggered epoll reports the "
+                     "socket at each wait while bytes are left; edge-triggered once per arrival.")
+    left, right = 150, 700
+    d.text(0, 70, "bytes in the")
+    d.text(0, 88, "receive buffer")
+    d.line([(left, 110), (230, 110), (230, 80), (370, 80), (370, 50), (470, 50), (470, 80),
+            (600, 80), (600, 110), (right, 110)], "way")
+    d.text(230, 130, "“hello” arrives", "small", "middle")
+    d.text(370, 130, "“you” arrives", "small", "middle")
+    d.text(470, 30, "we read a part", "small", "middle")
+    d.text(600, 130, "we read the rest", "small", "middle")
+    d.line([(230, 138), (230, 260)], "gone")
+    d.line([(370, 138), (370, 230)], "gone")
+    d.line([(600, 138), (600, 260)], "gone")
+    d.text(0, 176, "level-triggered", "title")
+    for number in range(13):
+        x = 238 + 29 * number
+        d.parts.append(f'<polygon points="{x - 7},182 {x + 7},182 {x},166" class="wayhead"/>')
+    d.text(0, 196, "“it is readable”", "small quiet")
+    d.text(420, 206, "each epoll_wait() reports it, for as long as bytes are left",
+           "small quiet", "middle")
+    d.text(0, 246, "edge-triggered", "title")
+    for x in (238, 378):
+        d.parts.append(f'<polygon points="{x - 7},252 {x + 7},252 {x},236" class="wayhead"/>')
+    d.text(0, 266, "“it has become so”", "small quiet")
+    d.text(491, 248, "silence: the part that we", "badly", "middle")
+    d.text(491, 266, "left is not reported again", "badly", "middle")
+    d.text(420, 306, "So read until EAGAIN: then nothing is left, and the next byte is a new edge.",
+           "small quiet", "middle")
+    return d
+
+
+def turn():
+    """Chapter 7: wait, dispatch, settle."""
+    d = Drawing(330, "A turn of the loop: wait in epoll_wait(), dispatch what is ready to the "
+                     "handler, settle what the handler asked for, and wait again.")
+    d.text(150, 22, "the loop", "title", "middle")
+    d.text(560, 22, "your handler", "title", "middle")
+    steps = [("wait", "epoll_wait(): sleep until", "something is ready or due"),
+             ("dispatch", "one recv() for each", "connection that is ready"),
+             ("settle", "send, tell epoll what has", "changed, close, destroy")]
+    for number, (name, first, second) in enumerate(steps):
+        y = 40 + 96 * number
+        d.box(50, y, 220, 74, kind="key" if number == 1 else "box")
+        d.text(160, y + 22, name, "title", "middle")
+        d.text(160, y + 43, first, "small", "middle")
+        d.text(160, y + 59, second, "small", "middle")
+    d.arrow([(160, 114), (160, 132)])
+    d.arrow([(160, 210), (160, 228)])
+    d.arrow([(50, 269), (20, 269), (20, 77), (46, 77)])
+    d.box(420, 126, 280, 104, kind="key")
+    d.text(440, 150, "on_read(conn)", "code")
+    d.text(440, 174, "conn.write(…)", "code")
+    d.text(440, 194, "conn.close()", "code")
+    d.text(440, 214, "loop.remove_fd(…)", "code")
+    d.text(580, 174, "is stored", "small quiet")
+    d.text(580, 194, "sets a mark", "small quiet")
+    d.text(580, 214, "sets a mark", "small quiet")
+    d.arrow([(270, 160), (416, 160)], "way", "calls", at=(343, 152))
+    d.arrow([(416, 214), (350, 214), (350, 252), (274, 252)], words="asks", at=(386, 206))
+    d.text(440, 250, "nothing is destroyed in here,", "small quiet")
+    d.text(440, 266, "no hook is called from a hook", "small quiet")
+    d.arrow([(270, 296), (416, 296)], "way", "calls", at=(343, 288))
+    d.box(420, 282, 280, 30, "on_close(conn)", text="code")
+    return d
+
+
+FIGURES = {
+    "01-blocking/queues.svg": queues,
+    "02-select/bits.svg": bits,
+    "03-poll-lt/array.svg": array,
+    "04-epoll-lt/lists.svg": lists,
+    "05-epoll-et/edges.svg": edges,
+    "07-evloop/turn.svg": turn,
+}
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--write", action="store_true", help="draw them (else: compare)")
+    write = arguments.parse_args().write
+    stale = 0
+    for name, draw in FIGURES.items():
+        path, new = ROOT / name, draw().svg()
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        if old == new:
+            continue
+        if write:
+            path.write_text(new, encoding="utf-8")
+            print(f"{name}: drawn")
+        else:
+            stale += 1
+            print(f"{name}: is not what figures.py draws; run: make prose")
+    print(f"{len(FIGURES) - stale} passed, {stale} failed")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
