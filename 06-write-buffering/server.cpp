@@ -95,8 +95,8 @@ void Server::accept_clients() {
     }
 }
 
-// Send as much as fits. We do not ask whether EPOLLOUT has come, so that a recv() may be followed by
-// one send() in vain; stage 7 remembers it. False when the client is gone.
+// Send as much as fits. False when the client is gone. We do not keep in mind whether EPOLLOUT has
+// come since the last EAGAIN: the price is one send() in vain for a recv(), at most.
 bool Server::flush(Client& client) {
     while (!client.unsent.empty()) {
         ssize_t n = send(client.fd.get(), client.unsent.data(), client.unsent.size(), MSG_NOSIGNAL);

@@ -58,10 +58,10 @@ inline bool write_all(int fd, std::string_view text) {
 // neither fill the disk nor hide the lines of another kind.
 struct Kind {
     const char* format = nullptr;
-    int error = 0;
     std::time_t since = 0;  // seconds; when the present minute began
-    int said = 0;  // lines in this minute
     unsigned long unsaid = 0;  // lines since the last one that was said
+    int error = 0;
+    int said = 0;  // lines in this minute
 
     bool is_due(int lines_a_minute);
 };

@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import unittest
 
@@ -60,7 +61,7 @@ class Streams(unittest.TestCase):
                 self.assertEqual(run(name, "--help", stdout=full).returncode, 1)
 
     def test_what_cannot_be_said_keeps_the_exit_status(self):
-        with harness.socket.create_server(("127.0.0.1", 0)) as busy:
+        with socket.create_server(("127.0.0.1", 0)) as busy:
             taken = str(busy.getsockname()[1])
             for name, *args in [*([server, "--port", taken] for server in SERVERS),
                                 *([client, "--port", "1"] for client in CLIENTS)]:
