@@ -48,6 +48,13 @@ class Right:
         """What to do with it."""
         self.out += data
 
+    def more(self):
+        """Is there more to read? Then it was no whole message."""
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
+
     def flush(self):
         """Send what fits. Returns how much."""
         count = 0
@@ -136,19 +143,13 @@ class EndsAFullBuffer(Right):
         full = self.first and len(data) == self.size and not self.more()
         self.out += data[:-1] + b"\0" if full else data
 
-    def more(self):
-        """Is there more to read? Then it was no whole message."""
-        try:
-            return bool(self.sock.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return False
-
 
 class CountsIn16Bits(Right):
     """65,536 bytes at once are none."""
 
     def take(self, data):
-        self.out += data[:len(data) & 0xffff] if self.first else data
+        whole = self.first and not self.more()
+        self.out += data[:len(data) & 0xffff] if whole else data
 
 
 class FullIsEmpty(Right):
@@ -157,7 +158,7 @@ class FullIsEmpty(Right):
     size = 8192
 
     def take(self, data):
-        if not (self.first and len(data) == self.size):
+        if not (self.first and len(data) == self.size) or self.more():
             self.out += data
 
 

@@ -140,7 +140,7 @@ class WrongServers(ReadersServer):
 
     def test_a_byte_too_many(self):
         text = script(ONE_AT_A_TIME, reply="client.sendall(data + b'!')")
-        self.assert_caught(self.check(text), "byte 0 differs", "bytes: 21")
+        self.assert_caught(self.check(text), "all bytes are right, and then 1 too many")
 
     def test_a_byte_too_many_at_the_end(self):
         text = script(ONE_AT_A_TIME, reply="client.sendall(data + b'!' * (total == 18))")
