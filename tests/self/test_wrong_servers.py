@@ -234,7 +234,7 @@ class WrongServers(ReadersServer):
         result = self.check(text, "0,2,3,11")
         self.assert_caught(result, "room for 5 look at: listen(2): backlog",
                            "not tried: there is too little room in its queue: see row 0")
-        self.assertIn("5 passed, 1 failed", result[1].replace("4 passed", "5 passed"), result[1])
+        self.assertEqual(result[1].count(" FAIL "), 1, result[1])
 
     def test_exits_at_once(self):
         text = script(ONE_AT_A_TIME, on_start="sys.exit('no such luck')")
@@ -265,12 +265,14 @@ class WrongServers(ReadersServer):
 
     def test_an_answer_that_ends_before_a_00(self):
         text = script(ONE_AT_A_TIME, reply="client.sendall(data.split(b'\\0')[0])")
-        self.assert_caught(self.check(text), "The answer ends before the first byte 00", "strlen()")
+        self.assert_caught(self.check(text), "The answer ends before the first byte 00",
+                           "no string that ends with a 00")
 
     def test_an_answer_that_waits_for_a_newline(self):
         text = script(ONE_AT_A_TIME, on_start="lines = b''", reply="lines += data; "
                       "client.sendall(lines) if lines.endswith(b'\\n') else None")
-        self.assert_caught(self.check(text), "After a newline, an answer comes", "no fgets()")
+        self.assert_caught(self.check(text), "After a newline, an answer comes",
+                           "there may never be a newline")
 
     def test_a_restart_that_fails_is_one_row_and_its_hint_its_own(self):
         text = script(ONE_AT_A_TIME).replace(
