@@ -281,16 +281,14 @@ class SocketDiagnosis:
                              self.NLM_F_REQUEST | flags, 1, 0)
         self.netlink.send(header + question)
 
-    def backlog(self, port):
-        """How many connections may wait at a port: listen(2), backlog. None if nobody listens."""
-        most = None
+    def listeners(self):
+        """(port, inode, connections in the queue, room in the queue) of each listening socket."""
         for family in (socket.AF_INET, socket.AF_INET6):
-            self._ask(family, 1 << LISTEN, struct.pack("!HH16s16s", port, 0, b"", b""),
-                      self.NLM_F_DUMP)
-            for kind, message in self._messages():
-                if kind == self.SOCK_DIAG_BY_FAMILY:  # of a listener, wqueue is the limit
-                    most = max(most or 0, struct.unpack_from("=I", message, 4 + 48 + 8)[0])
-        return most
+            self._ask(family, 1 << LISTEN, bytes(36), self.NLM_F_DUMP)
+            for kind, message in list(self._messages()):
+                if kind == self.SOCK_DIAG_BY_FAMILY:
+                    queue, room, _, inode = struct.unpack_from("=IIII", message, 4 + 48 + 4)
+                    yield struct.unpack_from("!H", message, 4)[0], inode, queue, room
 
     def _messages(self):
         """(type, payload) of each message of an answer, to its end."""
@@ -340,13 +338,8 @@ def find_socket(local, remote):
 
 def backlog(port):
     """How many connections may wait in the queue of a port; None if the kernel does not say."""
-    global _diagnosis
-    try:
-        _diagnosis = _diagnosis or SocketDiagnosis()
-        return _diagnosis.backlog(port)
-    except OSError:
-        _diagnosis = None
-        return None
+    return max((room for listening, _, _, room in listeners()
+                if listening == port and room is not None), default=None)
 
 
 def forget_netlink():
@@ -357,22 +350,36 @@ def forget_netlink():
 
 def listening_ports(inodes):
     """The ports on which the sockets with these inodes listen."""
-    return [port for port, inode, _ in listeners() if inode in inodes]
+    return [port for port, inode, *_ in listeners() if inode in inodes]
 
 
 def accept_queue(port):
     """How many connections wait in the queue of whoever listens on this port."""
-    return max((queue for listening, _, queue in listeners() if listening == port), default=0)
+    return max((queue for listening, _, queue, _ in listeners() if listening == port), default=0)
 
 
 def listeners():
-    """(port, inode, connections in the queue) of each listening socket."""
+    """(port, inode, connections in the queue, room there or None) of each listening socket.
+
+    sock_diag walks through these alone. /proc/net/tcp, for kernels without it, through all.
+    """
+    global _diagnosis
+    try:
+        _diagnosis = _diagnosis or SocketDiagnosis()
+        return list(_diagnosis.listeners())
+    except OSError:
+        _diagnosis = None
+        return list(listeners_of_proc())
+
+
+def listeners_of_proc():
+    """The same, from /proc."""
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in read_file(path).splitlines()[1:]:
             fields = line.split()
             if int(fields[3], 16) == LISTEN:
                 yield (int(fields[1][-4:], 16), int(fields[9]),
-                       int(fields[4].partition(":")[2], 16))
+                       int(fields[4].partition(":")[2], 16), None)
 
 
 def socket_inodes(pid):
