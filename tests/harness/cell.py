@@ -29,9 +29,14 @@ def run_probe(the_probe, stage):
 
     def failed(fail, kind=""):
         seen = show(fail.seen) + stage.situation()
+        return of_runtime(seen) or verdict("F", kind, seen, fail.expected, fail.sent, fail.look,
+                                           fail.hint)
+
+    def of_runtime(seen):
+        """The verdict if it is an event loop that has failed, and not its user; else None."""
         if name := the_probe.of_runtime and stage.event_loop():
             return verdict("L", "runtime", f"{seen}. " + the_probe.of_runtime.format(name))
-        return verdict("F", kind, seen, fail.expected, fail.sent, fail.look, fail.hint)
+        return None
 
     try:
         try:
@@ -49,13 +54,15 @@ def run_probe(the_probe, stage):
             stage.finish()
         except Fail as fail:
             return failed(fail)
-        return verdict("L", lesson.kind, lesson.seen)
+        taught = the_probe.expect[stage.number] == f"L:{lesson.kind}"
+        return (None if taught else of_runtime(lesson.seen)) or \
+            verdict("L", lesson.kind, lesson.seen)
     except Untried as why:
         return verdict("-" if not stage.own else "F", "", str(why))
     except NoStart as fail:
         return failed(fail, "no start")
     except QueueFull as fail:
-        if not stage.own and stage.servers[-1].backlog() < 100:
+        if not stage.own and fail.room < 100:
             return verdict("-", "", "there is too little room in its queue: see row 0")
         return failed(fail)
     except Fail as fail:

@@ -371,10 +371,12 @@ class Server:
 
     def queue_is_full(self):
         """What to raise when a client finds no room there."""
-        return QueueFull(f"connect: no room in the queue of those who wait for accept(): "
+        full = QueueFull(f"connect: no room in the queue of those who wait for accept(): "
                          f"{kernel.accept_queue(self.port):,} are there; {self.describe()}",
                          expected="a connection: the line says that it listens",
                          look="listen(2): backlog", hint="listen(fd, SOMAXCONN), which is 4,096")
+        full.room = self.backlog()
+        return full
 
     # Steering it
 

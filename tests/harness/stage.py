@@ -33,6 +33,13 @@ class Stage:
 
     def event_loop(self):
         """The event loop of a reader's server, '' if it is none that we know."""
+        if self.own:
+            return ""
+        if not any(server.event_loop for server in self.servers):
+            try:
+                self.start()  # with its calls altered, it may have ended too early to be known
+            except Fail:
+                pass
         return next((server.event_loop for server in self.servers if server.event_loop), "")
 
     def note(self, text):

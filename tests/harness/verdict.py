@@ -34,7 +34,12 @@ class NoStart(Fail):
 
 
 class QueueFull(Fail):
-    """A client found no room in the queue of those that wait for accept(), and nobody accepts."""
+    """A client found no room in the queue of those that wait for accept(), and nobody accepts.
+
+    `room`: how many may wait there.
+    """
+
+    room = 0
 
 
 class Untried(Exception):

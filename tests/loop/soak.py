@@ -262,7 +262,7 @@ class Soak:
         """As many are open as at the start, as soon as it has seen that all have left."""
         still = harness.Stillness(self.server.pids, LOOKS)
         deadline = harness.Deadline(harness.FAILSAFE, self.server.pid)
-        while len(open_now := self.server.fds()) > self.descriptors:
+        while len(open_now := self.server.owed_fds()) > self.descriptors:
             if self.server.exited() or still.lasts() or deadline.passed():
                 raise Fail(f"{len(open_now)} open descriptors when all have left; "
                            f"{self.server.describe()}",

@@ -180,7 +180,8 @@ def log_fails(stage):
 
 @probe(row=35, title="the line on stdout cannot be written: it ends with status 1",
        expect="P P P P P P P", look="write(2): ENOSPC, EPIPE; fflush(3)",
-       hint="look at what printf() and fflush() return; nobody can find the port without the line")
+       hint="look at what printf() and fflush() return; nobody can find the port without the line",
+       of_runtime="It is {} that writes to stdout")
 def announcement_fails(stage):
     """The disk is full, or nobody reads."""
     reader, writer = os.pipe()
