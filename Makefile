@@ -6,15 +6,24 @@ CPPFLAGS += -I. -MMD -MP
 LDLIBS += -pthread
 PYTHON ?= python3
 
-# As many jobs as there are cores, also if nobody says -j. (Not around a server that ends by Ctrl-C:
-# make would complain of jobs that it has lost.)
+# As many jobs as there are cores, also if nobody says -j, but no more than one for each GB of free
+# memory (a container's limit is in a file of its own). Not around a server that ends by Ctrl-C: make
+# would complain of jobs that it has lost.
+memory := cat /proc/meminfo /sys/fs/cgroup/memory.max 2>/dev/null
+jobs = $(shell $(memory) | awk -v jobs=$$(nproc) '/^MemAvailable/ { kb = $$2 } \
+  /^[0-9]+$$/ && $$1 / 1024 < kb { kb = $$1 / 1024 } \
+  END { most = int(kb / 1e6) + 1; print jobs < most ? jobs : most }')
 ifeq ($(MAKELEVEL)$(filter run-%,$(MAKECMDGOALS)),0)
-MAKEFLAGS += -j$(shell nproc)
+MAKEFLAGS += -j$(jobs)
 endif
 
 # SAN=address,undefined or SAN=thread: everything under a sanitizer, in a folder of its own.
 comma := ,
 B := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+ifneq ($(words $(B)),1)
+$(error B=$(B): make cannot build in a folder whose path has a space)
+endif
+export BUILD := $(B)
 ifdef SAN
 CXXFLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
@@ -26,8 +35,8 @@ previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1)
 asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
-.PHONY: all help test lint format prose matrix compare peers http threads story measured \
-  fuzz soak repeat patches valgrind site style clean
+.PHONY: all help test lint format prose matrix compare peers http threads restart processes \
+  million story measured fuzz soak patches valgrind machines site style clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -41,7 +50,7 @@ $(stages:%=$(B)/%): $(B)/%: $(B)/obj/%/server.o
 
 ifdef SAN
 programs := $(stages) 07-client 07-http load unit sim
-$(programs:%=$(B)/%): $(B)/obj/tests/sanitizer.o
+$(programs:%=$(B)/%): $(B)/obj/tests/loop/sanitizer.o
 endif
 
 $(B)/07-evloop: $(loop)
@@ -55,6 +64,9 @@ $(B)/load: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/bench/load/*.cpp)) $(l
 $(B)/unit: LDLIBS += -lgtest -lgtest_main @tests/loop/unit/link.opts
 $(B)/unit: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/loop/unit/*.cpp)) $(loop)
 	$(link)
+
+# Tests are built in half the time without optimisation. What they test is optimised.
+$(B)/obj/tests/loop/unit/%.o: CXXFLAGS += -O0
 
 # The loop on a kernel in miniature: the linker puts it in the place of the real calls.
 $(B)/sim: LDLIBS += @tests/loop/sim/link.opts
@@ -111,6 +123,12 @@ break-7: $(B)/shim.so
 	  closed-before-read accept-errors-are-all-no-more identity-is-the-number hang-up-spins \
 	  one-message-per-event-stalls --build $(B) $(if $(EXACT),--exact all)
 
+start-%:  ## start-N: a starter of stage N for you to write, in build/mine/N
+	@$(PYTHON) -m tests.learn.start $* --build $(B)
+
+build-%: $(B)/shim.so  ## build-N: from a broken server to stage N, a few lines at a time
+	@$(PYTHON) -m tests.learn.build $* --build $(B)
+
 trace-%: all  ## trace-N: the system calls of stage N while three clients come and talk
 	@$(PYTHON) -m tests.learn.trace $* --build $(B)
 
@@ -134,16 +152,28 @@ story: all  ## the same clients on all seven, recorded: the cover picture and th
 threads: all  ## stage 7 with several loops: how connections spread; the gain
 	@$(PYTHON) -m tests.bench.threads --build $(B)
 
+restart: all  ## servers replaced behind HAProxy, and without it, while requests go on
+	@$(PYTHON) -m tests.beyond.restart --build $(B) $(ARGS)
+
+processes: all  ## four processes on one port: balance, caches, and who is lost in a crash
+	@$(PYTHON) -m tests.beyond.processes --build $(B)
+
+million: all  ## as many idle clients as this machine holds, and what each costs; CLIENTS=20000
+	@$(PYTHON) -m tests.beyond.million --build $(B) $(if $(CLIENTS),--clients $(CLIENTS)) $(ARGS)
+
 # For a quiet machine: it takes about half an hour.
 keep := $(PYTHON) -m tests.bench.measured --keep
 measured: all $(B)/shim.so  ## all measurements, into tests/bench/MEASURED.md and tests/bench/charts
 	$(keep) compare make compare
-	cp build/idle-curve.svg tests/bench/charts/
+	cp $(B)/idle-curve.svg tests/bench/charts/
 	$(keep) full make compare FULL=1
-	cp build/throughput.svg build/latency.svg build/cost.svg tests/bench/charts/
+	cp $(B)/throughput.svg $(B)/latency.svg $(B)/cost.svg tests/bench/charts/
 	$(keep) peers make peers
 	$(keep) threads make threads
 	$(keep) http make http
+	$(keep) restart make restart
+	$(keep) processes make processes
+	$(keep) million make million
 	@$(PYTHON) -m tests.book.prose --write
 
 fuzz:  ## coverage-guided fuzzing of both codecs and stage 7; MINUTES=10
@@ -152,23 +182,23 @@ fuzz:  ## coverage-guided fuzzing of both codecs and stage 7; MINUTES=10
 soak: all  ## random clients from a seed against every stage; MINUTES=2
 	@$(PYTHON) -m tests.loop.soak --build $(B) --minutes $(or $(MINUTES),2)
 
-repeat: all $(B)/unit $(B)/sim $(B)/shim.so  ## the suite TIMES=50 times, with all cores busy
-	@$(PYTHON) -m tests.self.repeat --build $(B) --times $(or $(TIMES),50)
-
 patches:  ## each promise of the library taken away; which test notices
 	@$(PYTHON) -m tests.mutants library
 
-test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests
-	@$(PYTHON) -m tests.self.run --build $(B)
+test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests; BUSY=20: beside as many busy processes
+	@$(PYTHON) -m tests.self.run --build $(B) $(if $(BUSY),--busy $(BUSY))
 
 valgrind: all $(B)/unit $(B)/sim $(B)/shim.so  ## no bad access, nothing lost, no descriptor left open
 	@$(PYTHON) -m tests.loop.valgrind --build $(B)
+
+machines:  ## the README's commands on machines unlike this one; ONLY=no-ipv6,user
+	@$(PYTHON) -m tests.machines.run $(if $(ONLY),--only $(ONLY))
 
 lint:  ## formatting, static analysis, the prose against the code
 	@$(PYTHON) -m tests.self.lint
 
 format:  ## apply .clang-format
-	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
+	@$(PYTHON) -m tests.self.lint --format
 
 prose:  ## code, traces, figures and glossary of the chapters, made anew
 	@$(PYTHON) -m tests.book.figures --write

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cassert>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <string_view>
 #include <utility>
 
@@ -37,7 +39,7 @@ public:
     std::string_view view() const { return {bytes_.get() + begin_, size()}; }
 
     // Make room for `n` bytes behind the last one. Write there, then say how many with commit().
-    // Throws std::bad_alloc, and is unchanged then.
+    // Throws std::bad_alloc, and is unchanged then; also beyond 4 GiB.
     char* reserve(std::size_t n) {
         if (capacity_ - end_ < n) make_room(n);
         return bytes_.get() + end_;
@@ -45,7 +47,7 @@ public:
 
     void commit(std::size_t n) {
         assert(n <= capacity_ - end_);
-        end_ += n;
+        end_ += static_cast<std::uint32_t>(n);
     }
 
     void append(std::string_view bytes) {
@@ -56,7 +58,7 @@ public:
 
     void consume(std::size_t n) {
         assert(n <= size());
-        begin_ += n;
+        begin_ += static_cast<std::uint32_t>(n);
         if (begin_ == end_) clear();
     }
 
@@ -68,18 +70,20 @@ private:
         if (capacity_ - kept >= n && kept <= begin_) {
             std::memmove(bytes_.get(), bytes_.get() + begin_, kept);
         } else {
-            std::size_t capacity = std::max({kept + n, 2 * capacity_, std::size_t{512}});
+            if (n > UINT32_MAX - kept) throw std::bad_alloc();
+            std::size_t doubled = std::min<std::size_t>(2 * capacity(), UINT32_MAX);
+            std::size_t capacity = std::max({kept + n, doubled, std::size_t{512}});
             auto bytes = std::make_unique_for_overwrite<char[]>(capacity);
             if (kept != 0) std::memcpy(bytes.get(), bytes_.get() + begin_, kept);
             bytes_ = std::move(bytes);
-            capacity_ = capacity;
+            capacity_ = static_cast<std::uint32_t>(capacity);
         }
         begin_ = 0;
-        end_ = kept;
+        end_ = static_cast<std::uint32_t>(kept);
     }
 
     std::unique_ptr<char[]> bytes_;
-    std::size_t capacity_ = 0;
-    std::size_t begin_ = 0;  // the bytes held are [begin_, end_)
-    std::size_t end_ = 0;
+    std::uint32_t capacity_ = 0;  // 32 bits: every idle connection has two of these
+    std::uint32_t begin_ = 0;  // the bytes held are [begin_, end_)
+    std::uint32_t end_ = 0;
 };

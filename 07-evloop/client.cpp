@@ -1,5 +1,6 @@
 // client.cpp: the other side of stage 07, on the same loop. Sends a frame on each connection, waits
-// for its echo, sends the next, and says how long the answers took.
+// for its echo, sends the next, and says how long the answers took. A server that says nothing is
+// given up after --timeout-ms.
 //
 // Build: g++ -std=c++20 -O2 -I. 07-evloop/client.cpp 07-evloop/evloop.cpp -o client -pthread
 
@@ -15,6 +16,7 @@ struct Plan {
     int connections = 1;
     int count = 10;  // frames on each
     int size = 64;  // bytes of payload
+    int timeout = 10'000;  // ms
 };
 
 // What one connection has done so far.
@@ -29,12 +31,20 @@ std::int64_t clock_ns() {
     return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
 }
 
+// A connection that has waited for so long is over, whether for its server or for an answer.
+Limits limits_of(const Plan& plan) {
+    std::chrono::milliseconds timeout(plan.timeout);
+    return {.tick = std::min(timeout, std::chrono::milliseconds(100)),
+            .idle = timeout,
+            .connect = timeout};
+}
+
 class Pinger : public Handler {
 public:
-    Pinger(const Plan& plan, const Address& server) : plan_(plan), loop_(*this) {
-        auto header = frame_header(plan.size);
-        frame_.assign(header.begin(), header.end());
-        frame_.append(plan.size, '.');
+    Pinger(const Plan& plan, const Address& server)
+        : plan_(plan),
+          frame_(make_frame(std::string(plan.size, '.'))),
+          loop_(*this, limits_of(plan)) {
         for (int i = 0; i < plan.connections; ++i) {
             if (loop_.connect(server) == nullptr) warn("connect");
             else ++open_;
@@ -45,7 +55,7 @@ public:
     int run() {
         if (open_ != 0) loop_.run();
         print();
-        return latencies_.size() == std::size_t(plan_.connections) * plan_.count ? 0 : 1;
+        return latencies_.size() == wanted() ? 0 : 1;
     }
 
     void on_connect(Conn& conn) override {
@@ -66,8 +76,7 @@ public:
     }
 
     void on_close(Conn& conn) override {
-        if (conn.error() != 0)
-            std::fprintf(stderr, "%s: %s\n", conn.peer().c_str(), std::strerror(conn.error()));
+        if (conn.error() != 0) say("%s: %s", conn.peer().c_str(), std::strerror(conn.error()));
         if (--open_ == 0) loop_.stop();
     }
 
@@ -79,21 +88,29 @@ private:
 
     void print() {
         std::sort(latencies_.begin(), latencies_.end());
-        std::printf("%zu of %zu frames of %d bytes came back\n", latencies_.size(),
-                    std::size_t(plan_.connections) * plan_.count, plan_.size);
-        if (latencies_.empty()) return;
-        auto at = [this](double share) {
-            return latencies_[std::size_t(share * double(latencies_.size() - 1))] / 1000.0;
-        };
-        std::printf("microseconds: fastest %.1f, median %.1f, 99%% under %.1f, slowest %.1f\n",
-                    at(0), at(0.5), at(0.99), at(1));
+        char text[300];
+        int length = std::snprintf(text, sizeof text, "%zu of %zu frames of %d bytes came back\n",
+                                   latencies_.size(), wanted(), plan_.size);
+        if (!latencies_.empty())
+            length += std::snprintf(
+                text + length, sizeof text - length,
+                "microseconds: fastest %.1f, median %.1f, 99%% under %.1f, slowest %.1f\n",
+                latency_at(0), latency_at(0.5), latency_at(0.99), latency_at(1));
+        check(write_all(STDOUT_FILENO, {text, std::size_t(length)}), "stdout");
+    }
+
+    std::size_t wanted() const { return std::size_t(plan_.connections) * plan_.count; }
+
+    // In microseconds; so large a share of the answers came as fast.
+    double latency_at(double share) const {
+        return latencies_[std::size_t(share * double(latencies_.size() - 1))] / 1000.0;
     }
 
     const Plan plan_;
-    Loop loop_;
-    std::string frame_;
+    const std::string frame_;
     int open_ = 0;
     std::vector<std::int64_t> latencies_;  // ns
+    Loop loop_;
 };
 
 int main(int argc, char** argv) {
@@ -101,6 +118,8 @@ int main(int argc, char** argv) {
     Options options = parse_options(argc, argv, "07-client", 9007,
                                     {{"connections", &plan.connections, 1, 10'000, "how many"},
                                      {"count", &plan.count, 1, 1'000'000, "frames on each"},
-                                     {"size", &plan.size, 0, 1 << 20, "bytes in a frame"}});
+                                     {"size", &plan.size, 0, 1 << 20, "bytes in a frame"},
+                                     {"timeout-ms", &plan.timeout, 1, 86'400'000,
+                                      "a server that is silent for so long is given up"}});
     return Pinger(plan, options.address).run();
 }

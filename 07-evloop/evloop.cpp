@@ -1,342 +1,516 @@
+// evloop.cpp: the loop. Who calls whom in a turn:
+//
+//     turn ─┬─ wait             what is ready? Sleeps until something is
+//           ├─ dispatch ─┬─ ready            a connection: receive(), offer()     on_read
+//           │            │                   it is up                             on_connect
+//           │            ├─ accept_client    a listener: adopt()                  on_accept
+//           │            ├─ ready_extra      a descriptor of the handler's        on_fd
+//           │            └─ woken            by stop() or post(): run_tasks()
+//           ├─ offer_again      messages that handlers have left in their input   on_read
+//           ├─ judge            whose deadline has passed? fail()
+//           ├─ tick                                                               on_tick
+//           ├─ go_on_stopping   serving, noticed, draining                        on_stop
+//           ├─ shed             beyond max_memory: fail() whoever holds the most
+//           └─ settle           for each that was touched: advance(), then
+//                  ├─ watch     tell epoll, if it waits for something else now
+//                  └─ destroy                                                     on_close
+//
+// Hooks are called by survives() and by nothing else. What they ask for is stored in connections,
+// and touches them. Only settle() destroys, when no event is left that could mean what it destroys.
+
 #include "evloop.h"
 
 #include "common/net.h"
+#include "connection.h"
 
-#include <bit>
-#include <cassert>
-#include <cerrno>
 #include <climits>
-#include <cstdio>
-#include <ctime>
+#include <cxxabi.h>
 #include <fcntl.h>
-#include <linux/sockios.h>
+#include <list>
+#include <mutex>
 #include <netinet/tcp.h>
+#include <optional>
 #include <poll.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <system_error>
+#include <vector>
 
 using namespace std::chrono_literals;
 
 namespace {
 
-constexpr std::size_t read_size = 64 << 10;  // bytes per recv(): less costs throughput
-constexpr std::size_t direct_write = 16 << 10;  // bytes: a copy would cost more than a send()
-constexpr std::size_t chunk_size = 128 << 10;  // bytes of a buffer to receive into
-constexpr std::size_t small_input = 16 << 10;  // bytes left over that do not justify a chunk
-constexpr std::size_t max_chunks = 16;  // empty buffers kept
-constexpr std::size_t max_spares = 256;  // empty buffers kept
-
-std::chrono::milliseconds clock_now() {
-    timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return std::chrono::milliseconds(now.tv_sec * 1000 + now.tv_nsec / 1'000'000);
-}
-
-// Bytes that have come and are not read yet; -1 if the kernel does not say.
-int unread(int fd) {
-    int bytes = 0;
-    return ioctl(fd, FIONREAD, &bytes) == 0 ? bytes : -1;
-}
+constexpr int batch_size = 256;  // events per epoll_wait(); more come back next time
+constexpr int accept_share = 8;  // of so many events, one may be a client that is accepted
+constexpr std::uint64_t stop_request = std::uint64_t{1} << 32;  // to the wakeup; a task is 1
 
 // Run a hook. What it throws is said on stderr, and ends here.
 template <class Hook>
-bool survives(Hook&& hook) noexcept {
+bool survives(Hook&& hook) {
     try {
         hook();
         return true;
+    } catch (const abi::__forced_unwind&) {
+        throw;  // so pthread_cancel() ends a thread, and insists
     } catch (const std::exception& e) {
-        std::fprintf(stderr, "evloop: a handler has thrown: %s\n", e.what());
+        say("evloop: a handler has thrown: %s", e.what());
     } catch (...) {
-        std::fprintf(stderr, "evloop: a handler has thrown\n");
+        say("evloop: a handler has thrown");
     }
     return false;
 }
 
 }  // namespace
 
-// ---- Conn: what handlers ask for ---------------------------------------------------------------
+class Loop::Engine {
+public:
+    // What a descriptor is to us. Events carry its number and the serial of this: an event for one
+    // that was closed meanwhile, and whose number is used again, does not fit any more.
+    struct Slot {
+        enum Kind : std::uint8_t { none, listener, connection, extra, waker, timer };
 
-Conn::Conn(Loop& loop, Fd fd, const Address& peer, std::uint64_t id)
-    : Source(loop, std::move(fd)), id_(id), peer_(peer) {}
+        std::uint32_t serial = 0;
+        std::uint16_t events = 0;  // of an extra one, and of our own
+        Kind kind = none;
+        std::unique_ptr<Connection> conn;
+    };
 
-void Conn::consume(std::size_t n) {
-    n = std::min(n, in_.size());  // after close() there is nothing
-    in_.consume(n);
-    if (n != 0) {
-        progressed_ = true;
-        more_ = !in_.empty();
+    struct Listener {
+        Fd fd;
+        enum { ready, until_room, until_tick } rests = ready;  // out of the list for so long
+        bool watched = true;
+    };
+
+    enum class Stage { serving, noticed, draining };
+
+    Engine(Loop& loop, Handler& its_handler, const Limits& its_limits)
+        : handler(its_handler), shared(loop, its_limits) {
+        assert(std::min({limits.tick, limits.connect, limits.drain, limits.linger}) > 0ms);
+        assert(std::min({limits.idle, limits.grace, limits.notice}) >= 0ms);
+        assert(std::max({limits.tick, limits.idle, limits.connect, limits.drain, limits.linger,
+                         limits.grace, limits.notice}) <= 24h * 366);
+        assert(limits.low_water <= limits.high_water && limits.high_water > 0);
+        assert(limits.max_input > 0 && limits.max_connections > 0 && limits.max_memory > 0);
+        auto spec = [](Time t) { return timespec{t / 1s, t % 1s / 1ms * 1'000'000}; };
+        itimerspec ticks{.it_interval = spec(limits.tick), .it_value = spec(next_tick)};
+        timerfd_settime(timer.get(), TFD_TIMER_ABSTIME, &ticks, nullptr);
+        if (!epoll || !wakeup || !watch(wakeup.get(), Slot::waker, EPOLLIN) || !timer ||
+            !watch(timer.get(), Slot::timer, EPOLLIN))
+            throw std::system_error(errno, std::system_category(), "Loop");
     }
-    if (out_.size() >= loop_.limits_.high_water) paused_ = true;
-    loop_.touch(*this);
-}
 
-void Conn::write(std::string_view bytes) {
-    if (closing_ || broken_ || dead_) return;
-    loop_.touch(*this);
-    // Small writes are put together and sent in settle(): one send() for all answers of a turn. Of
-    // a large one, what the kernel takes at once need not be copied.
-    if (bytes.size() >= direct_write && out_.empty() && !connecting_)
-        bytes.remove_prefix(send_some(bytes));
-    if (bytes.empty() || broken_) return;
-    if (out_.empty()) out_ = loop_.take(loop_.spares_);
-    try {
-        out_.append(bytes);
-    } catch (const std::bad_alloc&) {
-        lost(ENOMEM);  // the kernel may have the first part
-        fail(ENOMEM);
+    // No hook is called, but what is destroyed may be the handler's, and call whatever it likes.
+    ~Engine() {
+        stage = Stage::draining;  // nothing new begins
+        for (std::size_t fd = 0; fd < slots.size(); ++fd) {
+            std::unique_ptr<Connection> conn = std::move(slots[fd].conn);
+            slots[fd] = {};
+            // In a child that was forked the connection is its parent's.
+            if (conn && getpid() == process) conn->cut_off();
+        }
+        for (decltype(tasks) late; late.swap(tasks), !late.empty();) late.clear();
     }
-}
 
-void Conn::hold() {
-    if (closing_) return;
-    held_ = true;
-    loop_.touch(*this);
-}
+    bool done() const { return stage == Stage::draining && connections == 0; }
 
-void Conn::release() {
-    if (!std::exchange(held_, false)) return;
-    more_ = !in_.empty();
-    progressed_ = true;
-    loop_.touch(*this);
-}
+    // ---- A turn --------------------------------------------------------------------------------
 
-void Conn::close() {
-    loop_.touch(*this);
-    if (std::exchange(closing_, true)) return;
-    held_ = more_ = false;
-    in_.clear();
-    progressed_ = true;
-}
-
-void Conn::fail(int error) {
-    if (error_ == 0) error_ = error;
-    dead_ = true;
-    loop_.touch(*this);
-}
-
-// ---- Conn: what the kernel reports -------------------------------------------------------------
-
-void Conn::on_ready(std::uint32_t events) {
-    loop_.touch(*this);
-    if (dead_) return;  // by a hook that was called earlier in this turn
-    if (connecting_) return finish_connect();
-    // EPOLLERR and EPOLLHUP do not say what has happened and whether data came before it: recv()
-    // and send() do. With input left over (more_), that comes first; epoll reports the rest again.
-    if (events & (EPOLLIN | EPOLLERR | EPOLLHUP) && interest() & EPOLLIN && !more_) receive();
-}
-
-void Conn::finish_connect() {
-    int error = 0;
-    socklen_t length = sizeof error;
-    getsockopt(fd(), SOL_SOCKET, SO_ERROR, &error, &length);
-    if (error != 0 && unread(fd()) <= 0) return fail(error);
-    connecting_ = false;
-    progressed_ = true;
-    if (error != 0) lost(error);  // it was up: there is data that the reset came behind
-    loop_.handler_.on_connect(*this);
-}
-
-// One recv() per turn. Level-triggered epoll reports what is left when the others have had theirs,
-// so nobody can hold the loop, and no call is spent on finding EAGAIN.
-void Conn::receive() {
-    // None yet, or a small one for the beginning of a message.
-    if (in_.capacity() < chunk_size) move_input(loop_.take(loop_.chunks_), chunk_size);
-    std::size_t room = std::min(read_size, loop_.limits_.max_input - in_.size());
-    ssize_t n = recv(fd(), in_.reserve(room), room, 0);
-    if (n > 0 && !closing_) {
-        in_.commit(n);
-        offer();
-    } else if (n == 0) {
-        eof_ = true;
-    } else if (n == -1 && errno == EAGAIN) {
-        drained_ = loop_.stopping_;
-    } else if (n == -1 && errno != EINTR) {
-        lost(errno);
-        eof_ = true;
+    bool turn() {
+        Connection* left_over = shared.touched;
+        epoll_event events[batch_size];
+        int count = wait(events);
+        int strangers_before = std::exchange(strangers, 0);
+        for (int i = 0; i < count; ++i) dispatch(events[i], count);
+        if (strangers_before != 0 && strangers != 0) list_anew();
+        offer_again(left_over);
+        shared.now = clock_now();
+        if (has_seen_all(count)) judge();
+        if (shared.now >= next_tick) tick();
+        go_on_stopping();
+        shed();
+        settle();
+        return !done();
     }
-    tidy();
-}
 
-void Conn::offer() {
-    more_ = false;  // unless it takes something
-    loop_.handler_.on_read(*this);
-    if (takes_input() && in_.size() >= loop_.limits_.max_input) fail(EMSGSIZE);
-}
-
-// Input that waits for us and not for the network: the rest of what the handler has not finished
-// with, and after stop() what had come by then.
-bool Conn::offers_again() const {
-    if (dead_ || connecting_ || !takes_input()) return false;
-    return more_ || (loop_.stopping_ && !eof_ && !drained_);
-}
-
-void Conn::offer_again() {
-    if (!offers_again()) return;
-    if (!more_) return receive();
-    offer();
-    tidy();
-}
-
-// Nothing more can be sent. What the peer has sent before can still be read, so this is not the end
-// yet; shutdown() sees to it that it comes behind that, whatever the error was.
-void Conn::lost(int error) {
-    if (error_ == 0) error_ = error;
-    broken_ = true;
-    out_.clear();
-    shutdown(fd(), SHUT_RD);
-}
-
-// How many of `bytes` the kernel has taken. For the rest, if any, EPOLLOUT will follow.
-std::size_t Conn::send_some(std::string_view bytes) {
-    // MSG_NOSIGNAL: an error to look at, not a signal that ends the process.
-    ssize_t n = send(fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (n == -1 && errno != EAGAIN && errno != EINTR) lost(errno);
-    if (n <= 0) return 0;
-    progressed_ = true;
-    return n;
-}
-
-// ---- Conn: the end of a turn -------------------------------------------------------------------
-
-// What we wait for follows from the state of the connection, here and nowhere else.
-std::uint32_t Conn::interest() const {
-    if (connecting_) return EPOLLOUT;
-    std::uint32_t events = 0;
-    if (!eof_ && (takes_input() || closing_)) events |= EPOLLIN;
-    if (!out_.empty()) events |= EPOLLOUT;
-    return events;
-}
-
-bool Conn::overdue() const {
-    if (progressed_ || (held_ && !connecting_)) return false;
-    const Limits& limits = loop_.limits_;
-    auto limit = connecting_ ? limits.connect : closing_ ? limits.drain : limits.idle;
-    return limit != 0ms && loop_.now_ - last_progress_ >= limit;
-}
-
-void Conn::settle() {
-    if (dead_ || connecting_) return;
-    if (!out_.empty()) out_.consume(send_some(out_.view()));
-    if (out_.size() >= loop_.limits_.high_water) {
-        paused_ = true;
-    } else if (paused_ && out_.size() <= loop_.limits_.low_water) {
-        paused_ = false;
-        more_ = !in_.empty();
+    int wait(epoll_event* events) {
+        Time left = stage_ends == Time::max() ? Time{-1} : std::max(stage_ends - clock_now(), 0ms);
+        if (shared.touched != nullptr || as_of) left = 0ms;
+        int timeout = static_cast<int>(std::min<Time>(left, Time{INT_MAX}).count());
+        int count = epoll_wait(epoll.get(), events, batch_size, timeout);
+        // After a signal nothing was ready, and the turn goes on with what else is due. Any other
+        // error is a mistake of ours, and would come again at once.
+        if (count != -1 || errno == EINTR) return count;
+        warn("epoll_wait");
+        Time rest = std::clamp<Time>(next_tick - clock_now(), 1ms, 1min);
+        poll(nullptr, 0, static_cast<int>(rest.count()));
+        return -1;
     }
-    if ((eof_ || drained_) && takes_input() && !more_) close();
-    if (closing_ && out_.empty()) {
-        if (safe_to_close()) dead_ = true;
-        else if (!std::exchange(shut_, true)) shutdown(fd(), SHUT_WR);
+
+    void dispatch(const epoll_event& event, int batch) {
+        int fd = static_cast<int>(event.data.u64 & UINT32_MAX);
+        Slot& slot = slots[fd];
+        if (slot.serial != event.data.u64 >> 32) {
+            ++strangers;  // removed by a hook of this batch; or see list_anew()
+        } else if (slot.kind == Slot::connection) {
+            guarded(*slot.conn, [&](Connection& conn) { ready(conn, event.events); });
+        } else if (slot.kind == Slot::listener) {
+            // One, or a share of many: behind them the listener is still ready. To go on until the
+            // queue is found empty would cost 6 % per connection, because accept4() makes a socket
+            // before it looks.
+            for (int i = 0; i <= batch / accept_share && accept_client(listener_at(fd)); ++i) {}
+        } else if (slot.kind == Slot::extra) {
+            ready_extra(fd, event.events);
+        } else if (slot.kind == Slot::waker) {
+            woken();
+        } else if (slot.kind == Slot::timer) {
+            // It has ended a sleep, and turn() looks at the clock. It is only set again by this.
+            std::uint64_t times = 0;
+            [[maybe_unused]] ssize_t n = read(fd, &times, sizeof times);
+        }
     }
-    tidy();
-}
 
-// close() with input unread, or before all has arrived, makes the kernel send a reset, and that may
-// destroy an answer still on its way. So we say that we have finished, throw away what comes, and
-// wait for the peer's FIN. After stop() we need not if nothing is unread or unacknowledged.
-bool Conn::safe_to_close() const {
-    int unacknowledged = 1;
-    return eof_ || (loop_.stopping_ && unread(fd()) == 0 &&
-                    ioctl(fd(), SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0);
-}
+    // Something that ends in hooks, and then the sending of what they have written.
+    template <class Action>
+    void guarded(Connection& conn, Action action) {
+        conn.touch();
+        if (!survives([&] { action(conn); })) conn.fail(ECANCELED);
+        conn.flush();
+    }
 
-// An idle connection holds no buffers, and one that waits for the rest of a message no chunk.
-void Conn::tidy() {
-    if (out_.empty()) loop_.recycle(std::move(out_));
-    if (in_.empty()) loop_.recycle(std::move(in_));
-    if (in_.size() <= small_input && in_.capacity() >= chunk_size)
-        move_input(loop_.take(loop_.spares_), in_.size());
-}
+    void ready(Connection& conn, std::uint32_t events) {
+        if (conn.phase() >= Phase::over) return;  // by a hook that was called earlier in this turn
+        if (conn.phase() == Phase::connecting) {
+            conn.finish_connect();
+            if (conn.phase() == Phase::open) handler.on_connect(conn);
+            return;
+        }
+        if (events & ~EPOLLIN) conn.unblock();
+        if (events & (EPOLLERR | EPOLLHUP) && conn.is_held()) return conn.hang_up();
+        // EPOLLERR and EPOLLHUP do not say what has happened and whether data came before it:
+        // recv() and send() do.
+        conn.throttle();
+        if (events & ~EPOLLOUT && conn.wants_to_receive() && conn.receive()) offer(conn);
+    }
 
-void Conn::move_input(Buffer to, std::size_t capacity) {
-    to.reserve(capacity);
-    to.append(in_.view());
-    in_.swap(to);
-    loop_.recycle(std::move(to));
-}
+    void offer(Connection& conn) {
+        conn.throttle();  // another hook may have written to it
+        if (!conn.takes_input()) return;
+        conn.begin_offer();
+        handler.on_read(conn);
+        if (conn.is_too_long()) conn.fail(EMSGSIZE);
+    }
 
-// ---- Loop: what it watches ---------------------------------------------------------------------
+    // Input that waits for us and not for the network.
+    void offer_again(Connection* left_over) {
+        for (Connection* conn = left_over; conn != nullptr; conn = conn->next_touched)
+            if (conn->offers_again()) guarded(*conn, [this](Connection& c) { offer(c); });
+    }
 
-struct Loop::Listener : Source {
-    using Source::Source;
-    void on_ready(std::uint32_t) override { loop_.accept_client(fd()); }
-};
+    // False when there is nobody who could be accepted now.
+    bool accept_client(Listener& listener) {
+        if (connections >= limits.max_connections) return false;
+        Address peer;
+        Fd fd{accept4(listener.fd.get(), peer.data(), &peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC)};
+        if (!fd && errno == EAGAIN) return false;
+        if (!fd && may_accept_again(errno)) return true;
+        if (!fd) {
+            warn("accept");
+            listener.rests = out_of_resources(errno) ? Listener::until_room : Listener::until_tick;
+            return false;
+        }
+        survives([&] {
+            Connection& conn = adopt(std::move(fd), peer, Phase::open);
+            bool wanted = false;
+            survives([&] { wanted = handler.on_accept(conn); });
+            if (!wanted) conn.reject();
+        });
+        return true;
+    }
 
-struct Loop::Extra : Source {
-    Extra(Loop& loop, int fd) : Source(loop, Fd{fd}) {}
-    ~Extra() override { fd_.release(); }  // it was borrowed
-
-    void on_ready(std::uint32_t events) override {
-        bool last = over(events);
-        loop_.handler_.on_fd(fd(), events);
+    void ready_extra(int fd, std::uint32_t events) {
+        // The other side is gone and nothing is left to read: that cannot be masked, and would be
+        // reported for ever. A socket at its end also counts as readable, with 0 bytes.
+        bool last = events & (EPOLLHUP | EPOLLERR) && (!(events & EPOLLIN) || unread(fd) <= 0);
+        std::uint32_t serial = slots[fd].serial;
+        bool fine = survives([&] { handler.on_fd(fd, events); });
         // An error may be over once it has been read: that of a datagram socket is.
-        pollfd now{.fd = fd(), .events = 0, .revents = 0};
-        if (last && poll(&now, 1, 0) == 1) give_up();
+        pollfd now{.fd = fd, .events = 0, .revents = 0};
+        bool over = !fine || (last && poll(&now, 1, 0) == 1);
+        if (over && slots[fd].serial == serial) forget(fd);
     }
 
-    // The other side is gone and nothing is left to read. That cannot be masked, so it would be
-    // reported for ever. A socket at its end also counts as readable, with 0 bytes.
-    bool over(std::uint32_t events) const {
-        return events & (EPOLLHUP | EPOLLERR) && (!(events & EPOLLIN) || unread(fd()) == 0);
+    void woken() {
+        std::uint64_t reasons = 0;
+        if (read(wakeup.get(), &reasons, sizeof reasons) == -1) return;
+        if (reasons >= stop_request) stop_requested = true;
+        decltype(tasks) these;  // run where they are: a copy could fail
+        {
+            std::lock_guard lock(mutex);
+            these.swap(tasks);
+        }
+        for (auto& task : these) survives(task);
     }
 
-    void give_up() override {
-        if (loop_.at(fd()) == this) loop_.retire(fd());
+    // ---- Time ----------------------------------------------------------------------------------
+
+    // The next tick is counted from when this one was due, so that ticks do not drift; those that
+    // were missed are left out, so that they do not come in a burst.
+    void tick() {
+        next_tick += ((shared.now - next_tick) / limits.tick + 1) * limits.tick;
+        for (Listener& listener : listeners) listener.rests = Listener::ready;
+        each_conn([this](Connection& conn) {
+            if (conn.overdue(shared.now)) look_again();
+            if (stage == Stage::draining) conn.touch();  // what it was sent may have arrived
+        });
+        survives([this] { handler.on_tick(); });
+        shared.now = clock_now();  // it may have taken long
     }
+
+    // Who is overdue may have sent what we have not read yet: the loop may have been held up. So a
+    // later turn judges, one that has seen everything that was ready by now.
+    void look_again() {
+        if (as_of) return;
+        as_of = shared.now;
+        unseen = slots.size();
+    }
+
+    bool has_seen_all(int count) {
+        if (!as_of || count == -1) return false;
+        unseen -= std::min<std::size_t>(unseen, count);
+        return count < batch_size || unseen == 0;  // epoll_wait(2): full batches go round
+    }
+
+    void judge() {
+        bool everybody = stage == Stage::draining && *as_of >= stage_ends;
+        each_conn([&](Connection& conn) {
+            if (everybody || conn.overdue(*as_of)) conn.time_out();
+        });
+        as_of.reset();
+    }
+
+    void go_on_stopping() {
+        if (stop_requested && stage == Stage::serving) {
+            stage = Stage::noticed;
+            stage_ends = shared.now + limits.notice;
+            survives([this] { handler.on_stop(); });
+        }
+        if (shared.now < stage_ends) return;
+        if (stage == Stage::noticed) begin_drain();
+        else look_again();
+    }
+
+    // No new clients. Who is in the queue is served, and of everyone what has come by now.
+    void begin_drain() {
+        stage = Stage::draining;
+        shared.draining = true;
+        for (Listener& listener : listeners) {
+            for (int i = 0; i < SOMAXCONN && accept_client(listener); ++i) {}
+            forget(listener.fd.get());
+        }
+        listeners.clear();
+        each_conn([](Connection& conn) { conn.begin_drain(); });
+        shared.now = clock_now();  // all this may have taken long
+        stage_ends = shared.now + limits.drain;
+    }
+
+    void shed() {
+        for (std::size_t held = shared.held; held > limits.max_memory;) {
+            Connection* most = nullptr;
+            each_conn([&](Connection& conn) {
+                bool more = most == nullptr || conn.held_bytes() > most->held_bytes();
+                if (conn.phase() < Phase::over && more) most = &conn;
+            });
+            if (most == nullptr) return;
+            held -= most->held_bytes();
+            most->fail(ENOBUFS);
+        }
+    }
+
+    // ---- The end of a turn ---------------------------------------------------------------------
+
+    // Make the kernel agree with what the hooks have asked for. on_close() may ask for more, of
+    // other connections: that is for the next turn.
+    void settle() {
+        Connection* next = std::exchange(shared.touched, nullptr);
+        while (next != nullptr) {
+            Connection& conn = *next;
+            next = conn.next_touched;
+            conn.advance();
+            if (conn.phase() < Phase::over && !watch(conn)) conn.fail(errno);
+            if (conn.phase() >= Phase::over) {
+                destroy(conn);
+                continue;
+            }
+            conn.untouch();
+            if (conn.offers_again()) conn.touch();  // so that the next turn does
+        }
+        for (Listener& listener : listeners) {
+            bool wanted = listener.rests == Listener::ready && connections < limits.max_connections;
+            if (wanted == listener.watched) continue;
+            int operation = wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL;
+            if (tell(operation, listener.fd.get(), EPOLLIN)) listener.watched = wanted;
+        }
+    }
+
+    void destroy(Connection& conn) {
+        --connections;
+        for (Listener& listener : listeners)
+            if (listener.rests == Listener::until_room) listener.rests = Listener::ready;
+        if (conn.phase() == Phase::over) {
+            conn.enter(Phase::gone);
+            survives([&] { handler.on_close(conn); });
+        }
+        conn.cut_off();
+        if (has_copies) tell(EPOLL_CTL_DEL, conn.fd(), 0);
+        Slot& slot = slots[conn.fd()];
+        std::unique_ptr<Connection> last_of_it = std::move(slot.conn);
+        slot = {};
+    }  // here Conn::state ends, and may call whatever it likes
+
+    // ---- What is watched -----------------------------------------------------------------------
+
+    template <class Visit>
+    void each_conn(Visit visit) {
+        for (Slot& slot : slots)
+            if (slot.conn) visit(*slot.conn);
+    }
+
+    Slot::Kind kind(int fd) const {
+        return static_cast<std::size_t>(fd) < slots.size() ? slots[fd].kind : Slot::none;
+    }
+
+    Listener& listener_at(int fd) {
+        return *std::ranges::find_if(listeners, [fd](auto& l) { return l.fd.get() == fd; });
+    }
+
+    Slot& install(int fd, Slot::Kind kind) {
+        // Descriptors are small numbers, as the kernel gives out the lowest free one.
+        std::size_t size = fd + 1;
+        if (size > slots.size()) slots.resize(size + size / 8);
+        if (slots[fd].kind != Slot::none) forget(fd);  // closed by its owner before remove_fd()
+        slots[fd].serial = ++last_serial;
+        slots[fd].kind = kind;
+        return slots[fd];
+    }
+
+    Connection& adopt(Fd fd, const Address& peer, Phase phase) {
+        auto conn = std::make_unique<Connection>(shared, std::move(fd), peer, phase);
+        Slot& slot = install(conn->fd(), Slot::connection);
+        conn->serial = slot.serial;
+        slot.conn = std::move(conn);
+        ++connections;
+        slot.conn->touch();  // settle() will put it into the list
+        return *slot.conn;
+    }
+
+    // False, with errno, if the kernel refuses.
+    bool watch(int fd, Slot::Kind kind, std::uint32_t events) {
+        install(fd, kind).events = static_cast<std::uint16_t>(events);
+        if (tell(EPOLL_CTL_ADD, fd, events)) return true;
+        slots[fd] = {};
+        return false;
+    }
+
+    bool watch(Connection& conn) {
+        std::uint8_t events = conn.interest();
+        if (events == conn.told) return true;
+        int operation = conn.told == Connection::nothing ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+        if (!tell(operation, conn.fd(), events)) return false;
+        conn.told = events;
+        return true;
+    }
+
+    bool tell(int operation, int fd, std::uint32_t events) {
+        epoll_event event{.events = events, .data = {.u64 = name_of(slots[fd].serial, fd)}};
+        return epoll_ctl(epoll.get(), operation, fd, &event) == 0;
+    }
+
+    void forget(int fd) {
+        tell(EPOLL_CTL_DEL, fd, 0);  // fails if the owner has closed it: epoll knows that already
+        slots[fd] = {};
+    }
+
+    // In two batches running, an event that fits nothing: a descriptor was closed, but a child made
+    // by fork() has a copy of it. So it is in the list still, under a number that is not ours any
+    // more to take it out by (epoll(7), Q6). Rather than have an EPOLL_CTL_DEL before every close()
+    // in case that this may come, we begin a new list when it has.
+    void list_anew() {
+        Fd fresh{epoll_create1(EPOLL_CLOEXEC)};
+        if (!fresh) return;
+        epoll = std::move(fresh);
+        has_copies = true;
+        for (Listener& listener : listeners) listener.watched = false;  // settle() puts it back,
+        each_conn([](Connection& conn) {  // and these
+            conn.told = Connection::nothing;
+            conn.touch();
+        });
+        for (std::size_t fd = 0; fd < slots.size(); ++fd)
+            if (slots[fd].kind >= Slot::extra) tell(EPOLL_CTL_ADD, fd, slots[fd].events);
+    }
+
+    // From another thread or a signal handler: write() is async-signal-safe (signal-safety(7)). The
+    // loop may be gone as soon as it knows: nothing of it is touched behind the call.
+    void wake(std::uint64_t reason) {
+        int saved = errno;
+        // It can only fail when the counter is full, and then the loop is about to wake up anyway.
+        [[maybe_unused]] ssize_t n = write(wakeup.get(), &reason, sizeof reason);
+        errno = saved;
+    }
+
+    Handler& handler;
+    Shared shared;
+    const Limits& limits = shared.limits;
+    Fd epoll{epoll_create1(EPOLL_CLOEXEC)};
+    const Fd wakeup{eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
+    const Fd timer{timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)};
+    std::vector<Slot> slots;  // by descriptor
+    std::list<Listener> listeners;  // a hook may add one while another accepts
+    std::size_t connections = 0;
+    std::uint32_t last_serial = 0;
+    Time next_tick = shared.now + limits.tick;
+    std::optional<Time> as_of;  // somebody was overdue then, unless we have not read all
+    std::size_t unseen = 0;  // descriptors that may have been ready then
+    Stage stage = Stage::serving;
+    Time stage_ends = Time::max();
+    bool stop_requested = false;
+    int strangers = 0;  // events of this batch that fit nothing
+    bool has_copies = false;  // another process has copies of our descriptors
+    const pid_t process = getpid();
+    std::mutex mutex;
+    std::vector<std::function<void()>> tasks;  // guarded by mutex
 };
 
-struct Loop::Wakeup : Source {
-    using Source::Source;
-    void on_ready(std::uint32_t) override {
-        std::uint64_t count;
-        if (read(fd(), &count, sizeof count) > 0) loop_.run_tasks();
-    }
-};
+// ---- Loop --------------------------------------------------------------------------------------
 
 Loop::Loop(Handler& handler, Limits limits)
-    : handler_(handler), limits_(limits), epoll_(epoll_create1(EPOLL_CLOEXEC)), now_(clock_now()) {
-    assert(std::min({limits_.tick, limits_.connect, limits_.drain}) > 0ms);
-    assert(limits_.low_water <= limits_.high_water && limits_.high_water > 0);
-    assert(std::max({limits_.tick, limits_.idle, limits_.connect, limits_.drain}) <= 24h * 366);
-    next_tick_ = now_ + limits_.tick;
-    chunks_.reserve(max_chunks);
-    spares_.reserve(max_spares);
-    Fd wakeup{eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
-    wakeup_ = wakeup.get();
-    if (!epoll_ || !wakeup || !watch(std::make_unique<Wakeup>(*this, std::move(wakeup)), EPOLLIN))
-        throw std::system_error(errno, std::system_category(), "Loop");
-}
-
-Loop::~Loop() {
-    stopping_ = true;  // on_close() can begin nothing new
-    each_conn([](Conn& conn) { conn.fail(ECANCELED); });
-    do settle();
-    while (!touched_.empty());
-}
+    : engine_(std::make_unique<Engine>(*this, handler, limits)) {}
+Loop::~Loop() = default;
 
 bool Loop::listen(Fd listener) {
-    if (stopping_) return errno = ECANCELED, false;
-    int flags = fcntl(listener.get(), F_GETFL);
-    if (flags == -1 || fcntl(listener.get(), F_SETFL, flags | O_NONBLOCK) == -1) return false;
     int fd = listener.get();
-    listeners_.reserve(listeners_.size() + 1);  // so that nothing can fail once it is watched
-    if (!watch(std::make_unique<Listener>(*this, std::move(listener)), EPOLLIN)) return false;
-    listeners_.push_back(fd);
+    int listens = 0;
+    socklen_t length = sizeof listens;
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) == -1) return false;
+    bool stopped = engine_->stage == Engine::Stage::draining;
+    errno = stopped ? ECANCELED : EINVAL;
+    if (stopped || listens == 0) return false;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags == -1 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == -1) return false;
+    std::list<Engine::Listener> one;
+    one.push_back({.fd = std::move(listener)});
+    if (!engine_->watch(fd, Engine::Slot::listener, EPOLLIN)) return false;
+    engine_->listeners.splice(engine_->listeners.end(), one);
     return true;
 }
 
 Conn* Loop::connect(const Address& to) {
-    if (stopping_) return errno = ECANCELED, nullptr;
+    errno = ECANCELED;
+    if (engine_->stage == Engine::Stage::draining) return nullptr;
     Fd fd{socket(to.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)};
     if (!fd) return nullptr;
     int on = 1;
     setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-
-    Conn& conn = adopt(std::move(fd), to);
-    conn.accepted_ = conn.connecting_ = true;
+    Connection& conn = engine_->adopt(std::move(fd), to, Phase::connecting);
     // EINTR: the attempt goes on all the same (connect(2)).
     if (::connect(conn.fd(), to.data(), to.length) == -1 && errno != EINPROGRESS && errno != EINTR)
         conn.fail(errno);
@@ -345,254 +519,44 @@ Conn* Loop::connect(const Address& to) {
 
 bool Loop::add_fd(int fd, std::uint32_t events) {
     remove_fd(fd);
-    if (at(fd) != nullptr) return errno = EEXIST, false;
-    if (fcntl(fd, F_GETFD) == -1) return false;
-    return watch(std::make_unique<Extra>(*this, fd), events);
+    errno = EEXIST;
+    if (engine_->kind(fd) != Engine::Slot::none) return false;
+    return fcntl(fd, F_GETFD) != -1 && engine_->watch(fd, Engine::Slot::extra, events);
 }
 
 void Loop::remove_fd(int fd) {
-    if (dynamic_cast<Extra*>(at(fd)) != nullptr) retire(fd);
+    if (engine_->kind(fd) == Engine::Slot::extra) engine_->forget(fd);
 }
 
-Source* Loop::at(int fd) const {
-    return fd >= 0 && static_cast<std::size_t>(fd) < sources_.size() ? sources_[fd].get() : nullptr;
+Conn* Loop::conn(std::uint64_t id) const {
+    int fd = static_cast<int>(id & UINT32_MAX);
+    bool known = engine_->kind(fd) == Engine::Slot::connection;
+    return known && engine_->slots[fd].serial == id >> 32 ? engine_->slots[fd].conn.get() : nullptr;
 }
 
-Conn* Loop::conn(int fd) const { return dynamic_cast<Conn*>(at(fd)); }
-
-template <class Visit>
-void Loop::each_conn(Visit visit) {
-    for (auto& source : sources_)
-        if (auto* conn = dynamic_cast<Conn*>(source.get())) visit(*conn);
-}
-
-// Install a source and wait for `events`. False, with errno, and it is gone, if the kernel refuses.
-bool Loop::watch(std::unique_ptr<Source> source, std::uint32_t events) {
-    int fd = source->fd();
-    Source& installed = install(std::move(source));
-    if (set_interest(installed, events)) return true;
-    int error = errno;
-    sources_[fd].reset();
-    errno = error;
-    return false;
-}
-
-// Descriptors are small numbers, as the kernel gives out the lowest free one: a vector is the map.
-Source& Loop::install(std::unique_ptr<Source> source) {
-    std::size_t fd = source->fd();
-    if (fd >= sources_.size()) {
-        std::size_t size = std::bit_ceil(fd + 1);
-        touched_.reserve(size);  // here, so that touch() needs no memory
-        settling_.reserve(size);
-        sources_.resize(size);
-    }
-    if (sources_[fd]) retire(fd);  // an extra descriptor that was closed before remove_fd()
-    sources_[fd] = std::move(source);
-    return *sources_[fd];
-}
-
-// An event for it may still be in the batch that is being dispatched, so the object outlives it.
-void Loop::retire(int fd) {
-    set_interest(*sources_[fd], 0);  // fails if the owner has closed it: epoll knows that already
-    sources_[fd]->next_ = std::move(retired_);
-    retired_ = std::move(sources_[fd]);
-}
-
-bool Loop::set_interest(Source& source, std::uint32_t events) {
-    if (events == source.interest_) return true;
-    // To wait for nothing is to be out of the list: EPOLLHUP and EPOLLERR cannot be masked, and
-    // would be reported for ever.
-    int operation = source.interest_ == 0 ? EPOLL_CTL_ADD
-                    : events == 0         ? EPOLL_CTL_DEL
-                                          : EPOLL_CTL_MOD;
-    epoll_event event{.events = events, .data = {.ptr = &source}};
-    if (epoll_ctl(epoll_.get(), operation, source.fd(), &event) == -1) return false;
-    source.interest_ = events;
-    return true;
-}
-
-Conn& Loop::adopt(Fd fd, const Address& peer) {
-    std::unique_ptr<Conn> source(new Conn(*this, std::move(fd), peer, ++last_id_));
-    Conn& conn = *source;
-    install(std::move(source));
-    ++connections_;
-    touch(conn);  // settle() will put it into the interest list
-    return conn;
-}
-
-void Loop::touch(Conn& conn) {
-    if (!std::exchange(conn.touched_, true)) touched_.push_back(&conn);
-}
-
-// Buffers go round: the one given back last is taken first, because it is still in the cache.
-Buffer Loop::take(std::vector<Buffer>& pool) {
-    if (pool.empty()) return {};
-    Buffer buffer = std::move(pool.back());
-    pool.pop_back();
-    return buffer;
-}
-
-void Loop::recycle(Buffer buffer) {
-    if (buffer.capacity() == 0) return;
-    auto& pool = buffer.capacity() >= chunk_size ? chunks_ : spares_;
-    buffer.clear();
-    if (pool.size() < pool.capacity() && buffer.capacity() <= 2 * chunk_size)
-        pool.push_back(std::move(buffer));
-}
-
-// ---- Loop: a turn ------------------------------------------------------------------------------
+std::size_t Loop::connections() const { return engine_->connections; }
+bool Loop::stopping() const { return engine_->stage != Engine::Stage::serving; }
 
 void Loop::run() {
-    while (turn()) {}
+    assert(getpid() == engine_->process && "a child made by fork() may not run its copy");
+    while (!engine_->done() && turn()) {}
 }
 
 bool Loop::turn() {
-    std::size_t left_over = touched_.size();
-    dispatch();
-    for (std::size_t i = 0; i < left_over; ++i) {
-        Conn& conn = *touched_[i];
-        if (!survives([&] { conn.offer_again(); })) conn.give_up();
-    }
-    now_ = clock_now();  // once for a turn and not for each message
-    if (now_ >= next_tick_) tick();
-    if (stop_requested_ && !stopping_) begin_stop();
-    if (now_ >= stop_deadline_) each_conn([](Conn& conn) { conn.fail(ETIMEDOUT); });
-    settle();
-    return !stopping_ || connections_ != 0;
+    std::thread::id& owner = engine_->shared.owner;
+    assert(owner == std::thread::id{} && "turn() and run() may not be called by a hook");
+    struct UnderWay {
+        std::thread::id& owner;
+        ~UnderWay() { owner = {}; }
+    } until_here{owner};
+    owner = std::this_thread::get_id();
+    return engine_->turn();
 }
 
-// How long to sleep: until the next deadline, or not at all if something is left to do.
-// epoll_wait() never returns early, so that it need not be asked twice.
-int Loop::timeout() const {
-    if (!touched_.empty()) return 0;
-    Time left = std::min(next_tick_, stop_deadline_) - clock_now();
-    return static_cast<int>(std::clamp(left, Time{0}, Time{INT_MAX}).count());
-}
-
-void Loop::dispatch() {
-    epoll_event events[256];  // more come back next time
-    int count = epoll_wait(epoll_.get(), events, std::size(events), timeout());
-    // After EINTR the count is -1: nothing was ready, and the turn goes on with what else is due.
-    for (int i = 0; i < count; ++i) {
-        auto& source = *static_cast<Source*>(events[i].data.ptr);
-        if (at(source.fd()) != &source) continue;  // retired by a hook of this batch
-        if (!survives([&] { source.on_ready(events[i].events); })) source.give_up();
-    }
-}
-
-// One client in a turn: behind it the listener is still ready. To go on until the queue is found
-// empty would cost 6 % per connection, because accept4() makes a socket before it looks. False when
-// there is nobody who could be accepted now.
-bool Loop::accept_client(int listener) {
-    if (connections_ >= limits_.max_connections) return false;
-    Address peer;
-    Fd fd{accept4(listener, peer.data(), &peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC)};
-    if (!fd && out_of_resources(errno)) {
-        warn("accept");
-        accepting_ = false;  // until a connection has ended, or the next tick
-        return false;
-    }
-    if (!fd) return errno != EAGAIN;  // EINTR, or a connection that broke while it was waiting
-    Conn& conn = adopt(std::move(fd), peer);
-    survives([&] { conn.accepted_ = handler_.on_accept(conn); });
-    if (!conn.accepted_) conn.fail(ECONNABORTED);
-    return true;
-}
-
-// From another thread or a signal handler: write() is async-signal-safe (signal-safety(7)).
-void Loop::stop() {
-    stop_requested_ = true;
-    wake();
-}
+void Loop::stop() { engine_->wake(stop_request); }
 
 void Loop::post(std::function<void()> task) {
-    {
-        std::lock_guard lock(mutex_);
-        tasks_.push_back(std::move(task));
-    }
-    wake();
-}
-
-void Loop::wake() {
-    int saved = errno;
-    std::uint64_t one = 1;
-    // It can only fail when the counter is full, and then the loop is about to wake up anyway.
-    [[maybe_unused]] ssize_t n = write(wakeup_, &one, sizeof one);
-    errno = saved;
-}
-
-void Loop::run_tasks() {
-    std::vector<std::function<void()>> tasks;
-    {
-        std::lock_guard lock(mutex_);
-        tasks.swap(tasks_);
-    }
-    for (auto& task : tasks) survives(task);
-}
-
-// The next tick is counted from when this one was due, so that ticks do not drift; those that were
-// missed are left out, so that they do not come in a burst.
-void Loop::tick() {
-    next_tick_ += ((now_ - next_tick_) / limits_.tick + 1) * limits_.tick;
-    accepting_ = true;  // somebody else may have given back a descriptor
-    each_conn([this](Conn& conn) {
-        if (conn.overdue()) conn.fail(conn.shut_ ? 0 : ETIMEDOUT);
-        if (stopping_) touch(conn);  // what it was sent may be acknowledged by now
-    });
-    survives([this] { handler_.on_tick(); });
-    now_ = clock_now();  // it may have taken long
-}
-
-// No new clients. Who is in the queue is served, and of everyone what has come by now.
-void Loop::begin_stop() {
-    run_tasks();  // posted before stop(), and perhaps since this turn's wait
-    stopping_ = true;
-    stop_deadline_ = now_ + limits_.drain;
-    for (int listener : listeners_) {
-        bool more = true;
-        for (int i = 0; i < SOMAXCONN && more; ++i)
-            survives([&] { more = accept_client(listener); });
-        retire(listener);
-    }
-    listeners_.clear();
-    each_conn([this](Conn& conn) {
-        if (conn.connecting_) conn.fail(ECANCELED);
-        touch(conn);
-    });
-}
-
-// Make the kernel agree with what the hooks have asked for. on_close() may ask for more, of other
-// connections: that is for the next turn.
-void Loop::settle() {
-    settling_.swap(touched_);
-    for (std::size_t i = 0; i < settling_.size(); ++i)
-        settle(*settling_[i]);  // on_close() may connect(), and so move the array
-    settling_.clear();
-    while (retired_) retired_ = std::move(retired_->next_);  // not recursively: it may be long
-    bool room = accepting_ && connections_ < limits_.max_connections;
-    for (int listener : listeners_) set_interest(*at(listener), room ? EPOLLIN + 0u : 0u);
-}
-
-void Loop::settle(Conn& conn) {
-    if (!survives([&] { conn.settle(); })) conn.give_up();  // out of memory, in tidy()
-    // Deadlines count from the end of the turn: a callback may have taken long.
-    if (std::exchange(conn.progressed_, false)) conn.last_progress_ = now_;
-    if (!conn.dead_ && !set_interest(conn, conn.interest())) conn.fail(errno);
-    if (conn.dead_) return destroy(conn);
-    conn.touched_ = false;
-    if (conn.offers_again()) touch(conn);
-}
-
-void Loop::destroy(Conn& conn) {
-    --connections_;
-    accepting_ = true;  // there will be a free descriptor
-    if (conn.accepted_) survives([&] { handler_.on_close(conn); });
-
-    // close() alone takes it out of the list only with the last copy of the descriptor, and a
-    // process that was forked just now may have one (epoll(7), Q6).
-    set_interest(conn, 0);
-    linger reset{.l_onoff = 1, .l_linger = 0};  // else a cut stream would look like a whole one
-    if (!conn.out_.empty() || conn.broken_)
-        setsockopt(conn.fd(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    sources_[conn.fd()].reset();
+    std::lock_guard lock(engine_->mutex);  // the loop is not gone before it has got the task
+    engine_->tasks.push_back(std::move(task));
+    engine_->wake(1);
 }

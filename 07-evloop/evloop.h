@@ -15,8 +15,8 @@
 // A turn of the loop has three steps:
 //
 //     wait      sleep in epoll_wait() until something is ready, or the next tick is due
-//     dispatch  receive what has come and call the handler
-//     settle    send what the handler has written, close what it has closed
+//     dispatch  receive what has come, call the handler, send what it has written
+//     settle    tell epoll what has changed, close what was closed
 //
 // Handlers ask, the loop acts. write() stores, close() and abort() mark, and only settle destroys.
 // So every function here, but for run() and turn(), may be called from every hook, for any
@@ -27,20 +27,16 @@
 
 #pragma once
 
-#include "buffer.h"
 #include "common/address.h"
 #include "common/fd.h"
 
 #include <any>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
-#include <vector>
 
 class Conn;
 class Loop;
@@ -62,7 +58,8 @@ public:
     virtual void on_read(Conn& conn) = 0;
 
     // The connection is over: the last call for it, exactly once for every one that was accepted or
-    // begun by connect(), whoever ended it. conn.error() says why.
+    // begun by connect(), whoever ended it. conn.error() says why, conn.input() what was not taken:
+    // half a message, if its sender has gone.
     virtual void on_close(Conn&) {}
 
     // A descriptor given to add_fd() is ready. `events` is epoll's: EPOLLIN, EPOLLOUT, EPOLLHUP ...
@@ -70,6 +67,10 @@ public:
 
     // Every Limits::tick, however busy the loop is. Ticks that were missed are not made up for.
     virtual void on_tick() {}
+
+    // stop() was called, and Loop::stopping() is true from now on. Clients are still accepted for
+    // as long as Limits::notice says: time to tell them, or a load balancer, to go elsewhere.
+    virtual void on_stop() {}
 };
 
 struct Limits {
@@ -83,124 +84,80 @@ struct Limits {
     std::size_t max_input = (1 << 20) + 4096;  // bytes of one message; EMSGSIZE beyond
     std::size_t max_connections = 1'000'000;  // others wait in the accept queue
 
-    // Deadlines are looked at once a tick, and end a connection with ETIMEDOUT. At most a year.
+    // Bytes that all connections together may hold. Beyond, the one that holds the most is ended
+    // with ENOBUFS, and then the next.
+    std::size_t max_memory = std::size_t{1} << 30;
+
+    // Deadlines are looked at once a tick, and end a connection with ETIMEDOUT, if it is silent
+    // when everything that had come by then was read. At most a year.
     ms tick{1000};
     ms idle{0};  // without a message taken or a byte sent; 0: for ever
     ms connect{10'000};  // for a connect() to succeed or fail
     ms drain{5'000};  // for a closing connection without progress, and for all after stop()
-};
-
-// What epoll watches. Owns its descriptor, and is the identity of it: the number may be used again,
-// the address of this object is in the kernel's interest list.
-class Source {
-public:
-    Source(Loop& loop, Fd fd) : loop_(loop), fd_(std::move(fd)) {}
-    virtual ~Source() = default;
-    Source(Source&&) = delete;
-
-    int fd() const { return fd_.get(); }
-
-protected:
-    friend class Loop;
-    virtual void on_ready(std::uint32_t events) = 0;
-    virtual void give_up() {}  // a hook of it has thrown
-
-    Loop& loop_;
-    Fd fd_;
-    std::uint32_t interest_ = 0;  // what the kernel was last told; 0: not in its list
-    std::unique_ptr<Source> next_;
+    ms linger{30'000};  // for a closed connection whose peer goes on sending, in all
+    ms grace{1'000};  // after stop(), for a message that has begun, or the first of a new client
+    ms notice{0};  // from on_stop() until the listeners are closed
 };
 
 // A connection, accepted or begun by Loop::connect(). The loop creates and destroys it.
-class Conn : public Source {
+class Conn {
 public:
     // What was received and is not consumed yet. Empty while the loop holds back input: after a
-    // consume() with more unsent than Limits::high_water, after hold() and after close(). So a loop
-    // over the messages in it ends by itself. Valid until consume() or until the hook returns.
-    std::string_view input() const { return takes_input() ? in_.view() : std::string_view{}; }
-    void consume(std::size_t n);
+    // consume() with more unsent than Limits::high_water, after hold(), close() and abort(). So a
+    // loop over the messages in it ends by itself. Valid until consume() or until the hook returns.
+    virtual std::string_view input() const = 0;
+    virtual void consume(std::size_t n) = 0;
 
     // Send `bytes`. What the kernel does not take is kept and sent later, in order. Never blocks
     // and never fails: if the connection turns out to be broken, on_close() will say so. Ignored
     // once close() was called.
-    void write(std::string_view bytes);
-    std::size_t unsent() const { return out_.size(); }
+    virtual void write(std::string_view bytes) = 0;
+    virtual std::size_t unsent() const = 0;
 
     // An answer is being made elsewhere. Until release() the loop offers no input of this client,
-    // and neither its idle deadline nor the end of its input closes the connection.
-    void hold();
-    void release();
+    // and neither its idle deadline nor the end of its input closes the connection. A reset does,
+    // at once: on_close() is the place to cancel that answer.
+    virtual void hold() = 0;
+    virtual void release() = 0;
 
     // Close when all that was written has been sent. Input is thrown away from now on.
-    void close();
+    virtual void close() = 0;
 
-    // Close in this turn. If something is unsent the peer sees a reset, not a premature end.
-    void abort() { fail(ECONNABORTED); }
+    // Close in this turn. The peer sees a reset, so that a cut answer cannot look like a whole one.
+    virtual void abort() = 0;
+
+    // End it with ETIMEDOUT once so much time has passed, whatever it does until then; 0: never.
+    // Called again, it counts anew. For a message, say, that must be whole within a minute.
+    virtual void deadline(std::chrono::milliseconds from_now) = 0;
 
     // Why it ended: 0 in good order, else an errno. From the network: ECONNRESET, EPIPE, ETIMEDOUT,
     // ECONNREFUSED. From here: ETIMEDOUT (a deadline), EMSGSIZE, ECONNABORTED (abort()), ECANCELED
-    // (a hook has thrown; stop() before it was up; the loop is destroyed), ENOMEM (for a write()),
+    // (a hook has thrown; stop() before it was up), ENOMEM (for a write()), ENOBUFS (max_memory),
     // ENOSPC (epoll(7), max_user_watches).
-    int error() const { return error_; }
+    virtual int error() const = 0;
 
-    std::uint64_t id() const { return id_; }  // unique in its loop; descriptors are used again
-    std::string peer() const { return to_string(peer_); }
-    Loop& loop() { return loop_; }
+    virtual int fd() const = 0;
+    virtual std::uint64_t id() const = 0;  // unique in its loop; descriptors are used again
+    virtual std::string peer() const = 0;  // "127.0.0.1:9000", "?" if it has no such address
+    virtual Loop& loop() const = 0;
 
     std::any state;  // for the handler: whatever it keeps per connection
 
-private:
-    friend class Loop;
-    Conn(Loop& loop, Fd fd, const Address& peer, std::uint64_t id);
-
-    void on_ready(std::uint32_t events) override;
-    void give_up() override { fail(ECANCELED); }
-
-    bool takes_input() const { return !held_ && !paused_ && !closing_; }
-    bool offers_again() const;
-    std::uint32_t interest() const;
-    bool overdue() const;
-    void fail(int error);
-    void lost(int error);
-
-    void finish_connect();
-    void receive();
-    void offer();
-    void offer_again();
-    std::size_t send_some(std::string_view bytes);
-    void settle();
-    bool safe_to_close() const;
-    void tidy();
-    void move_input(Buffer to, std::size_t capacity);
-
-    Buffer in_;  // received, not consumed
-    Buffer out_;  // written, not sent
-    std::uint64_t id_;
-    std::chrono::milliseconds last_progress_{};  // a message taken, bytes sent
-    Address peer_;
-    int error_ = 0;
-    bool accepted_ = false;  // on_close() is owed
-    bool connecting_ = false;  // connect() has not finished
-    bool more_ = false;  // the handler may find another message in in_
-    bool held_ = false;  // between hold() and release()
-    bool paused_ = false;  // between the high-water mark and the low one
-    bool eof_ = false;  // the peer sends no more
-    bool drained_ = false;  // stop(): what had come by then is read
-    bool broken_ = false;  // the connection is lost: nothing more can be sent
-    bool closing_ = false;  // over once out_ is empty
-    bool shut_ = false;  // our FIN is on its way; we wait for that of the peer
-    bool progressed_ = true;  // in this turn
-    bool dead_ = false;  // the next settle destroys it
-    bool touched_ = false;  // is in Loop::touched_
+    virtual ~Conn() = default;
 };
 
 class Loop {
 public:
-    // `handler` must outlive the loop. Throws std::system_error if the kernel has no descriptor.
+    // Throws std::system_error if the kernel has no descriptor.
     explicit Loop(Handler& handler, Limits limits = {});
-    ~Loop();  // connections that are left are closed; on_close() is called for each
 
-    // Serve those who connect to `listener`. False, with errno, if it cannot be watched.
+    // Calls no hook: the handler, whose member a Loop often is, may have lost other members by now.
+    // Connections are left only if run() has not returned; they are closed. A child that was made
+    // by fork() may destroy its copy, which does nothing to its parent, and may not run it.
+    ~Loop();
+
+    // Serve those who connect to `listener`. False, with errno, if it does not listen (EINVAL) or
+    // cannot be watched.
     bool listen(Fd listener);
 
     // Begin a connection. on_connect() follows, or on_close() with the error. Writing to it may
@@ -209,22 +166,23 @@ public:
 
     // Call on_fd() when `fd` is ready for `events` (EPOLLIN, EPOLLOUT); again, to change the
     // events. Level-triggered: what on_fd() leaves is reported again. Borrowed: close it after
-    // remove_fd(), which is safe from any hook and does nothing if `fd` is unknown. (The other way
-    // round does no harm only if no copy of it is open anywhere: epoll(7), Q6.) If there is
+    // remove_fd(), which is safe from any hook and does nothing if `fd` is unknown. If there is
     // EPOLLHUP or EPOLLERR with nothing left to read, and on_fd() has not changed that, it is
     // removed by itself, as it would be ready for ever. False, with errno: EPERM for a regular
     // file, EBADF, EEXIST for a descriptor of the loop's own.
     bool add_fd(int fd, std::uint32_t events);
     void remove_fd(int fd);
 
-    // The connection with this descriptor, or nullptr.
-    Conn* conn(int fd) const;
-    std::size_t connections() const { return connections_; }
+    // The connection with this id, or nullptr if it is over.
+    Conn* conn(std::uint64_t id) const;
+    std::size_t connections() const;
 
-    // Turn until stop(): then accept who is already waiting, answer what was received, send it,
-    // and close; at the latest after Limits::drain. turn() is one turn; false when all is done.
+    // Turn until stop(): then, after Limits::notice, accept who is already waiting, answer what was
+    // received, send it, and close; at the latest after Limits::drain. turn() is one turn; false
+    // when all is done.
     void run();
     bool turn();
+    bool stopping() const;  // on_stop() was called
 
     // From any thread; stop() also from a signal handler. A task runs on the loop's thread, in the
     // order of the calls; one posted in the last turn or later is destroyed with the loop.
@@ -232,54 +190,6 @@ public:
     void post(std::function<void()> task);
 
 private:
-    friend class Conn;
-    struct Listener;
-    struct Extra;
-    struct Wakeup;
-    using Time = std::chrono::milliseconds;  // on CLOCK_MONOTONIC
-
-    bool watch(std::unique_ptr<Source> source, std::uint32_t events);
-    Source& install(std::unique_ptr<Source> source);
-    void retire(int fd);
-    Source* at(int fd) const;
-    bool set_interest(Source& source, std::uint32_t events);
-    template <class Visit>
-    void each_conn(Visit visit);
-
-    Conn& adopt(Fd fd, const Address& peer);
-    void touch(Conn& conn);
-    void destroy(Conn& conn);
-    Buffer take(std::vector<Buffer>& pool);
-    void recycle(Buffer buffer);
-
-    void dispatch();
-    int timeout() const;
-    bool accept_client(int listener);
-    void wake();
-    void run_tasks();
-    void tick();
-    void begin_stop();
-    void settle();
-    void settle(Conn& conn);
-
-    Handler& handler_;
-    const Limits limits_;
-    Fd epoll_;
-    int wakeup_ = -1;  // an eventfd, owned by its Source
-    std::vector<std::unique_ptr<Source>> sources_;  // by descriptor
-    std::unique_ptr<Source> retired_;  // a list: destroyed at the end of the turn
-    std::vector<int> listeners_;
-    std::vector<Conn*> touched_;  // what the next settle looks at
-    std::vector<Conn*> settling_;  // what this one looks at
-    std::vector<Buffer> chunks_;  // empty buffers, for the next who needs one: large ones
-    std::vector<Buffer> spares_;  // and others
-    std::size_t connections_ = 0;
-    std::uint64_t last_id_ = 0;
-    Time now_{}, next_tick_{}, stop_deadline_ = Time::max();
-    bool accepting_ = true;  // false: no descriptor was free when we last tried
-    bool stopping_ = false;
-
-    std::atomic<bool> stop_requested_ = false;
-    std::mutex mutex_;
-    std::vector<std::function<void()>> tasks_;  // guarded by mutex_
+    class Engine;  // evloop.cpp
+    std::unique_ptr<Engine> engine_;
 };

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 constexpr std::string_view frame_magic = "EVLP";
@@ -46,4 +47,10 @@ inline Frame parse_frame(std::string_view bytes) {
 inline std::array<char, frame_header_size> frame_header(std::uint32_t length) {
     auto byte = [length](int shift) { return static_cast<char>(length >> shift & 0xff); };
     return {'E', 'V', 'L', 'P', byte(24), byte(16), byte(8), byte(0)};
+}
+
+// The frame with this payload.
+inline std::string make_frame(std::string_view payload) {
+    auto header = frame_header(static_cast<std::uint32_t>(payload.size()));
+    return std::string(header.begin(), header.end()).append(payload);
 }

@@ -1,5 +1,6 @@
 // http.cpp: another protocol on the same loop, for clients that nobody here wrote: curl, a browser,
-// wrk. It serves a page at /, and N bytes at /bytes/N. Not a line of evloop.* knows about it.
+// wrk, a load balancer. It serves a page at /, N bytes at /bytes/N, and at /healthy whether it
+// means to stay. Not a line of evloop.* knows about it.
 //
 // Build: g++ -std=c++20 -O2 -I. 07-evloop/http.cpp 07-evloop/evloop.cpp -o http -pthread
 
@@ -7,14 +8,15 @@
 
 #include "common/net.h"
 #include "evloop.h"
+#include "process.h"
 
 #include <algorithm>
 #include <any>
 #include <charconv>
-#include <csignal>
 #include <ctime>
 #include <string>
 #include <string_view>
+#include <sys/epoll.h>
 #include <system_error>
 
 constexpr std::size_t max_bytes = 1 << 20;  // of /bytes/N
@@ -40,28 +42,36 @@ std::string rows(std::size_t size) {
 
 class HttpServer : public Handler {
 public:
-    HttpServer(const Limits& limits, Fd listener) : loop_(*this, limits) {
-        check(loop_.listen(std::move(listener)) ? 0 : -1, "listen");
+    HttpServer(const Limits& limits, Fd listener, StopSignals& signals)
+        : signals_(signals), loop_(*this, limits) {
+        check(loop_.listen(std::move(listener)), "listen");
+        check(loop_.add_fd(signals.fd(), EPOLLIN), "add_fd");
     }
 
-    Loop& loop() { return loop_; }
+    void run() { loop_.run(); }
 
     bool on_accept(Conn& conn) override {
-        conn.state = std::uint64_t{0};  // bytes still to come of a body that nobody wants
+        conn.state = Body();  // none is still to come
         return true;
     }
 
     // Clients may send requests without waiting for answers, which then come in the same order
     // (RFC 9112, 9.3.2). The loop sends all answers of a turn together.
     void on_read(Conn& conn) override {
-        for (;;) {
-            skip_body(conn);
+        while (take_body(conn)) {
             Request request = parse_request(conn.input());
             if (request.status == 0) return;
             answer(conn, request);
             conn.consume(request.head_size);
-            conn.state = request.body_size;
+            body_of(conn) = Body(request);
         }
+    }
+
+    // From the first signal on, /healthy says 503, and the answer to a client's last request says
+    // "Connection: close". All are served as before until Limits::notice is over: a load balancer
+    // has time to see it.
+    void on_fd(int, std::uint32_t) override {
+        if (signals_.take() != 0) loop_.stop();
     }
 
     // An answer should say when it was made (RFC 9110, 6.6.1). A second is all that it can say, so
@@ -69,37 +79,57 @@ public:
     void on_tick() override { date_ = http_date(std::time(nullptr)); }
 
 private:
-    // As it comes: memory must not follow a length that was only claimed.
-    void skip_body(Conn& conn) {
-        auto& left = std::any_cast<std::uint64_t&>(conn.state);
-        std::size_t n = std::min<std::uint64_t>(left, conn.input().size());
-        left -= n;
-        if (n != 0) conn.consume(n);
+    static Body& body_of(Conn& conn) { return std::any_cast<Body&>(conn.state); }
+
+    // Nobody wants it, and the answer has been sent already. But the next request begins behind it.
+    static bool take_body(Conn& conn) {
+        Body& body = body_of(conn);
+        std::size_t taken = body.take(conn.input());
+        if (taken != 0) conn.consume(taken);
+        if (body.broken()) conn.close();
+        return body.over();
     }
 
     void answer(Conn& conn, const Request& request) {
         Response response = respond(request);
+        bool keep_alive = request.keep_alive && !(loop_.stopping() && is_last(conn, request));
+        bool tells_methods = response.status == 204 || response.status == 405;
         head_.clear();
-        append_head(head_, response, date_, request.keep_alive,
-                    response.status == 405 ? "Allow: GET, HEAD\r\n" : "");
+        append_head(head_, response, date_, keep_alive,
+                    tells_methods ? "Allow: GET, HEAD, OPTIONS\r\n" : "");
         conn.write(head_);
         if (request.method != "HEAD") conn.write(response.body);
         // The client may still be sending. The loop waits for its end, lest a reset destroy the
         // answer: RFC 9112, 9.6, tells servers to do just that.
-        if (!request.keep_alive) conn.close();
+        if (!keep_alive) conn.close();
+    }
+
+    // Has no other request come behind it? After an answer that says "close" none may be answered.
+    static bool is_last(const Conn& conn, const Request& request) {
+        std::string_view behind = conn.input().substr(request.head_size);
+        return Body(request).take(behind) == behind.size();
     }
 
     Response respond(const Request& request) const {
         if (request.status != 200) return error(request.status);
-        if (request.method != "GET" && request.method != "HEAD")
+        bool asks_what_is_allowed = request.method == "OPTIONS";
+        if (asks_what_is_allowed && request.path.empty()) return {204, "", ""};  // of the server
+        if (!asks_what_is_allowed && request.method != "GET" && request.method != "HEAD")
             return error(is_method(request.method) ? 405 : 501);
-        if (request.path == "/") return {200, "text/html", page};
+        Response found = find(plain_path(request.path));
+        return asks_what_is_allowed && found.status == 200 ? Response{204, "", ""} : found;
+    }
+
+    Response find(std::string_view path) const {
+        if (path == "/") return {200, "text/html", page};
+        if (path == "/healthy")
+            return loop_.stopping() ? error(503) : Response{200, "text/plain", "yes\n"};
 
         constexpr std::string_view prefix = "/bytes/";
-        if (!request.path.starts_with(prefix)) return error(404);
-        const char* end = request.path.data() + request.path.size();
+        if (!path.starts_with(prefix)) return error(404);
+        const char* end = path.data() + path.size();
         std::size_t size = 0;
-        auto [stop, failure] = std::from_chars(request.path.data() + prefix.size(), end, size);
+        auto [stop, failure] = std::from_chars(path.data() + prefix.size(), end, size);
         if (failure != std::errc{} || stop != end || size > max_bytes) return error(404);
         return {200, "text/plain", std::string_view(rows_).substr(0, size)};
     }
@@ -108,41 +138,37 @@ private:
 
     // "Not allowed" is for methods that exist, "not implemented" for others (RFC 9110, 9.1).
     static bool is_method(std::string_view method) {
-        constexpr std::string_view others[] = {"POST",    "PUT",   "DELETE", "CONNECT",
-                                               "OPTIONS", "TRACE", "PATCH"};
+        constexpr std::string_view others[] = {"POST",    "PUT",   "DELETE",
+                                               "CONNECT", "TRACE", "PATCH"};
         return std::ranges::find(others, method) != std::end(others);
     }
 
     const std::string rows_ = rows(max_bytes);
     std::string date_ = http_date(std::time(nullptr));
     std::string head_;  // kept, so that an answer needs no memory
+    StopSignals& signals_;
     Loop loop_;
 };
 
-Loop* running = nullptr;  // a signal handler gets no argument
-
-void stop_on_signals(Loop& loop) {
-    running = &loop;
-    struct sigaction action {};
-    action.sa_handler = [](int) {
-        for (int signal : {SIGINT, SIGTERM}) std::signal(signal, SIG_DFL);  // the next one kills
-        running->stop();
-    };
-    for (int signal : {SIGINT, SIGTERM}) check(sigaction(signal, &action, nullptr), "sigaction");
-}
-
 int main(int argc, char** argv) try {
-    int idle = 60'000;
+    int idle = 60'000, drain = 5'000, notice = 1'000, reuse_port = 0;
     Options options = parse_options(
         argc, argv, "07-http", 9080,
         {{"idle-ms", &idle, 0, 86'400'000,
-          "a client that sends no request, and no body, for so long is closed; 0: never"}});
-    Fd listener = listen_on(options, SOCK_NONBLOCK);
-    HttpServer server({.idle = std::chrono::milliseconds(idle)}, std::move(listener));
-    stop_on_signals(server.loop());
+          "a client is closed after so long without a request, some of a body or an answer taken; "
+          "0: never"},
+         {"notice-ms", &notice, 0, 3'600'000,
+          "a stop is announced for so long before it begins: /healthy says 503, answers say close"},
+         {"drain-ms", &drain, 1, 3'600'000, "how long the stop may then take"},
+         {"reuse-port", &reuse_port, 0, 1, "1: other processes may listen on the same port"}});
+    using ms = std::chrono::milliseconds;
+    StopSignals signals;
+    Fd listener = take_listener(options, 0, reuse_port);
+    HttpServer server({.idle = ms(idle), .drain = ms(drain), .notice = ms(notice)},
+                      std::move(listener), signals);
     announce(options);
-    server.loop().run();
+    server.run();
 } catch (const std::system_error& error) {  // the kernel has no descriptor for a loop
-    std::fprintf(stderr, "%s\n", error.what());
+    say("%s", error.what());
     return 1;
 }

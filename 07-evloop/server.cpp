@@ -11,144 +11,139 @@
 #include "common/net.h"
 #include "evloop.h"
 #include "frame.h"
+#include "process.h"
 #include "worker.h"
 
-#include <algorithm>
-#include <charconv>
-#include <csignal>
+#include <cstring>
+#include <functional>
 #include <sys/epoll.h>
-#include <sys/signalfd.h>
 #include <system_error>
 #include <thread>
 
-// A payload that begins "sleep 500" is work for 500 ms, at most 10 s. Any other is none: 0.
-int job_length(std::string_view payload) {
-    constexpr std::string_view prefix = "sleep ";
-    int ms = 0;
-    if (payload.starts_with(prefix))
-        std::from_chars(payload.data() + prefix.size(), payload.data() + payload.size(), ms);
-    return std::clamp(ms, 0, 10'000);
-}
-
-sigset_t stop_signal_set() {
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
-    return signals;
+// Is it whole, and no work?
+bool is_plain(const Frame& frame) {
+    return frame.status == FrameStatus::complete && job_length(frame.payload) == 0;
 }
 
 // Echoes frames. One per thread; nothing is shared between two of them.
 class EchoServer : public Handler {
 public:
     EchoServer(const Limits& limits, Fd listener) : loop_(*this, limits) {
-        check(loop_.listen(std::move(listener)) ? 0 : -1, "listen");
-        check(loop_.add_fd(worker_.fd(), EPOLLIN) ? 0 : -1, "add_fd");
+        check(loop_.listen(std::move(listener)), "listen");
+        check(loop_.add_fd(worker_.fd(), EPOLLIN), "add_fd");
     }
 
     Loop& loop() { return loop_; }
 
     // Signals come as an event of a descriptor like any other.
-    void watch_signals(int fd, std::function<void()> stop) {
-        signals_ = fd;
+    void watch(StopSignals& signals, std::function<void()> stop) {
+        signals_ = &signals;
         stop_ = std::move(stop);
-        check(loop_.add_fd(fd, EPOLLIN) ? 0 : -1, "add_fd");
+        check(loop_.add_fd(signals.fd(), EPOLLIN), "add_fd");
     }
 
-    bool on_accept(Conn&) override { return changed_ = true; }
+    bool on_accept(Conn&) override {
+        changed_ = true;
+        return true;
+    }
 
+    // Frames that are no work go back as they are, all that have come with one write(). Then there
+    // is half a frame, or work, or something that is no frame.
     void on_read(Conn& conn) override {
-        for (;;) {
-            Frame frame = parse_frame(conn.input());
-            if (frame.status == FrameStatus::incomplete) return;
-            if (frame.status != FrameStatus::complete) return refuse(conn, frame.status);
-            answer(conn, frame);
-            conn.consume(frame.bytes.size());
+        std::string_view input = conn.input();
+        std::size_t done = 0;  // bytes
+        Frame frame = parse_frame(input);
+        for (; is_plain(frame); frame = parse_frame(input.substr(done))) {
+            done += frame.bytes.size();
+            ++frames_;
         }
+        conn.write(input.substr(0, done));
+        if (frame.status == FrameStatus::complete) {
+            work(conn, frame);
+            done += frame.bytes.size();
+        } else if (frame.status != FrameStatus::incomplete) {
+            return refuse(conn, frame.status);
+        }
+        conn.consume(done);
     }
 
     void on_close(Conn& conn) override {
         changed_ = true;
         timed_out_ += conn.error() == ETIMEDOUT;
+        worker_.cancel(conn.id());
     }
 
     void on_fd(int fd, std::uint32_t) override {
-        if (fd == signals_) return on_signal();
+        if (fd == worker_.fd()) on_finished();
+        else on_signal();
+    }
+
+    void on_tick() override {
+        if (!std::exchange(changed_, false)) return;
+        say("07-evloop: %zu clients, %zu frames, %zu jobs, %zu timed out", loop_.connections(),
+            frames_, jobs_, timed_out_);
+    }
+
+private:
+    void on_finished() {
         for (Job& job : worker_.finished()) {
-            Conn* conn = loop_.conn(job.fd);
-            if (conn == nullptr || conn->id() != job.id) continue;  // it has not waited
+            Conn* conn = loop_.conn(job.client);
+            if (conn == nullptr) continue;  // it has left in this very moment
             conn->write(job.answer);
             conn->release();
         }
     }
 
-    void on_tick() override {
-        if (!std::exchange(changed_, false)) return;
-        std::fprintf(stderr, "07-evloop: %zu clients, %zu frames, %zu jobs, %zu timed out\n",
-                     loop_.connections(), frames_, jobs_, timed_out_);
-    }
-
-private:
     void on_signal() {
-        signalfd_siginfo signal;
-        if (read(signals_, &signal, sizeof signal) == -1) return;
-        std::fprintf(stderr, "07-evloop: %s: stopping, %zu clients\n", strsignal(signal.ssi_signo),
-                     loop_.connections());
+        int signal = signals_->take();
+        if (signal == 0) return;
+        say("07-evloop: %s: stopping, %zu clients", strsignal(signal), loop_.connections());
         stop_();
-        loop_.remove_fd(signals_);
-        sigset_t signals = stop_signal_set();
-        pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);  // a second one ends the process at once
     }
 
-    void answer(Conn& conn, const Frame& frame) {
+    void work(Conn& conn, const Frame& frame) {
         ++frames_;
-        int ms = job_length(frame.payload);
-        if (ms == 0) return conn.write(frame.bytes);
+        if (!worker_.submit({conn.id(), job_length(frame.payload), std::string(frame.bytes)}))
+            return conn.write(busy_);
         ++jobs_;
-        worker_.submit({conn.fd(), conn.id(), ms, std::string(frame.bytes)});
         conn.hold();  // what comes behind it is answered after it
     }
 
     void refuse(Conn& conn, FrameStatus status) {
-        std::fprintf(stderr, "07-evloop: %s: %s: closed\n", conn.peer().c_str(),
-                     status == FrameStatus::bad_magic ? "not a frame" : "frame too long");
+        say("07-evloop: %s: %s: closed", conn.peer().c_str(),
+            status == FrameStatus::bad_magic ? "not a frame" : "frame too long");
         conn.close();
     }
 
+    const std::string busy_ = make_frame("busy");
     Worker worker_;
-    Loop loop_;
-    int signals_ = -1;
+    StopSignals* signals_ = nullptr;
     std::function<void()> stop_;
     bool changed_ = false;  // since the last line of statistics
     std::size_t frames_ = 0, jobs_ = 0, timed_out_ = 0;
+    Loop loop_;
 };
 
-// SIGINT and SIGTERM wait in the kernel, to be read from a descriptor. Before any thread is made.
-Fd stop_signals() {
-    sigset_t signals = stop_signal_set();
-    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    return Fd{check(signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC), "signalfd")};
-}
-
 int main(int argc, char** argv) try {
-    int threads = 1, idle = 60'000, tick = 1'000, drain = 5'000;
-    Options options =
-        parse_options(argc, argv, "07-evloop", 9007,
-                      {{"threads", &threads, 1, 64, "loops, each on a thread of its own"},
-                       {"idle-ms", &idle, 0, 86'400'000,
-                        "a client with no whole frame for so long is closed; 0: never"},
-                       {"tick-ms", &tick, 1, 3'600'000, "how often deadlines are looked at"},
-                       {"drain-ms", &drain, 1, 3'600'000, "how long a stop may take"}});
+    int threads = 1, idle = 60'000, tick = 1'000, drain = 5'000, reuse_port = 0;
+    Options options = parse_options(
+        argc, argv, "07-evloop", 9007,
+        {{"threads", &threads, 1, 64, "loops, each on a thread of its own"},
+         {"idle-ms", &idle, 0, 86'400'000,
+          "a client is closed after so long without a frame, an answer taken or a job; 0: never"},
+         {"tick-ms", &tick, 1, 3'600'000, "how often deadlines are looked at"},
+         {"drain-ms", &drain, 1, 3'600'000, "how long a stop may take"},
+         {"reuse-port", &reuse_port, 0, 1, "1: other processes may listen on the same port"}});
     using ms = std::chrono::milliseconds;
     Limits limits{.tick = ms(tick), .idle = ms(idle), .drain = ms(drain)};
-    Fd signals = stop_signals();
+    StopSignals signals;
 
     std::vector<std::unique_ptr<EchoServer>> servers;
     for (int i = 0; i < threads; ++i) {
-        Fd listener = listen_on(options, SOCK_NONBLOCK, threads > 1);
+        Fd listener = take_listener(options, i, threads > 1 || reuse_port);
         servers.push_back(std::make_unique<EchoServer>(limits, std::move(listener)));
     }
-    servers[0]->watch_signals(signals.get(), [&] {
+    servers[0]->watch(signals, [&] {
         for (auto& server : servers) server->loop().stop();
     });
 
@@ -161,6 +156,6 @@ int main(int argc, char** argv) try {
     announce(options);
     servers[0]->loop().run();
 } catch (const std::system_error& error) {  // the kernel has no descriptor for a loop, or no thread
-    std::fprintf(stderr, "%s\n", error.what());
+    say("%s", error.what());
     return 1;
 }

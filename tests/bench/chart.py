@@ -12,6 +12,8 @@ import pathlib
 import sys
 from xml.sax.saxutils import escape
 
+from tests.harness import runner
+
 WIDTH = 760
 MARGIN = 24
 ROW = 19  # height of a line with a bar, in a panel
@@ -344,4 +346,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    runner.main(lambda: main(sys.argv[1:]))

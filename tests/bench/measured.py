@@ -21,6 +21,7 @@ import sys
 from tests.bench import load
 from tests.bench import peers
 from tests.bench import scenarios
+from tests.harness import runner
 
 PAGE = load.ROOT / "tests" / "bench" / "MEASURED.md"
 SECTION = re.compile(r"(<!-- measured (\w+) -->\n)(.*?)(<!-- /measured -->)", re.S)
@@ -32,9 +33,12 @@ EXPECTED = {  # what must be found in each section, and nothing may be missing
     "peers": [*PEERS, *peers.NAMES.values()],
     "threads": ["--threads 1", "--threads 2"],
     "http": ["07-http", "nginx"],
+    "restart": ["announced, then stopped", "killed", "SO_REUSEPORT", "inherited"],
+    "processes": ["SO_REUSEPORT", "inherited", "hands over", "tcp_migrate_req"],
+    "million": ["clients are connected", "server's own memory", "in the kernel"],
 }
 
-NOT_PINNED = {"threads"}  # several loops share the cores with the load
+NOT_PINNED = {"threads", "restart", "processes", "million"}  # several share the cores
 
 CHARTS = {"compare": ["idle-curve"], "full": ["throughput", "latency", "cost"]}  # of which run
 NOT_DRAWN = {"idle-curve": {"01-blocking"}}  # it serves one client, so there are no idle ones
@@ -62,8 +66,8 @@ def keep(name, command):
         print(f"{PAGE.name} has no section {name}", file=sys.stderr)
         return 2
     outside = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}  # as if typed
-    done = subprocess.run(command, cwd=load.ROOT, stdout=subprocess.PIPE, text=True, check=False,
-                          env=outside)
+    done = subprocess.run(command, cwd=load.ROOT, stdout=subprocess.PIPE, encoding="utf-8",
+                          check=False, env=outside)
     print(done.stdout, end="")
     if done.returncode != 0:
         return done.returncode
@@ -108,4 +112,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    runner.main(lambda: main(sys.argv[1:]))

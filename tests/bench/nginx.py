@@ -215,7 +215,7 @@ def curl(port):
               "-w", "%{http_code} %{num_connects} %{size_download}\n"]
     command = [*common, f"{url}{PAGE}", "--next", *common[1:], f"{url}{BODY}",
                "--next", *common[1:], "-I", f"{url}{BODY}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False,
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False,
                           timeout=START_SECONDS)
     return done.stdout + done.stderr
 
@@ -242,7 +242,7 @@ def wrk(scenario, port, script):
                "--timeout", "10s", "-s", script, f"http://127.0.0.1:{port}{scenario.path}"]
     if scenario.close:
         command[1:1] = ["-H", "Connection: close"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False,
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False,
                           preexec_fn=load.pinned_child(load.cpus()[1]))
     found = re.search(r"^seen\t(.*)", done.stdout, re.M)
     if not found:
@@ -317,8 +317,8 @@ def parse_arguments(arguments):
 
 def version():
     """That of nginx: "1.22.1"."""
-    done = subprocess.run([shutil.which("nginx", path=PATH), "-v"], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run([shutil.which("nginx", path=PATH), "-v"], capture_output=True,
+                          encoding="utf-8", check=False)
     return done.stderr.strip().rpartition("/")[2]
 
 

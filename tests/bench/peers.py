@@ -57,7 +57,8 @@ def build(peer):
     command = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-Wall", "-Wextra", "-Wpedantic",
                "-I.", f"-DSPIN_US={50 if peer == SPIN else 0}", str(source), *libraries.split(),
                "-o", str(target)]
-    done = subprocess.run(command, cwd=load.ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=load.ROOT, capture_output=True, encoding="utf-8",
+                          check=False)
     if done.returncode == 0:
         return None
     if package and "No such file" in done.stderr:

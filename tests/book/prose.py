@@ -34,10 +34,11 @@ import argparse
 import difflib
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 
+from tests.harness import runner
+from tests.learn import trace
 from tests.mutants import mutant as mutant_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -63,7 +64,7 @@ def definition(path, begins):
     With the comment lines above it. It ends at the first line that closes it in column 0, or with
     its first line if that is the whole of it.
     """
-    lines = pathlib.Path(path).read_text().splitlines()
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
     found = [i for i, line in enumerate(lines) if line.strip().startswith(begins)]
     if len(found) != 1:
         raise ValueError(f"{path}: {len(found)} lines begin with {begins!r}, not one")
@@ -91,7 +92,7 @@ def diff(argument):
 
 def output(argument):
     """What a command prints."""
-    done = subprocess.run(argument, shell=True, cwd=ROOT, capture_output=True, text=True,
+    done = subprocess.run(argument, shell=True, cwd=ROOT, capture_output=True, encoding="utf-8",
                           check=True)
     return [line.rstrip() for line in done.stdout.splitlines()]
 
@@ -99,7 +100,7 @@ def output(argument):
 def measured(argument):
     """The table with this title in a section of tests/bench/MEASURED.md."""
     name, title = argument.split(": ", 1)
-    page = (ROOT / "tests" / "bench" / "MEASURED.md").read_text()
+    page = (ROOT / "tests" / "bench" / "MEASURED.md").read_text(encoding="utf-8")
     section = page.partition(f"<!-- measured {name} -->\n")[2].partition("<!-- /measured -->")[0]
     for block in section.replace("```text\n", "\n").replace("\n```", "\n\n").split("\n\n"):
         lines = block.strip("\n").splitlines()
@@ -122,8 +123,8 @@ def filled(text):
     make = {"code": code, "diff": diff, "output": output, "measured": measured}
 
     def fill(match):
-        if "tests.learn.trace" in match[3] and not shutil.which("strace"):
-            print(f"not checked: {match[3]} (apt-get install strace)")
+        if "tests.learn.trace" in match[3] and (reason := trace.cannot_trace()):
+            print(f"not checked: {match[3]}: {reason}")
             return match[0]
         body = "\n".join(make[match[2]](match[3])) + "\n"
         return match[1] + body + match[5]
@@ -134,7 +135,7 @@ def filled(text):
 
 def broken_links(path):
     """Links of a chapter that lead nowhere inside the repository."""
-    for target in LINK.findall(path.read_text()):
+    for target in LINK.findall(path.read_text(encoding="utf-8")):
         if re.match(r"[a-z]+:", target) or target.startswith("#"):
             continue
         if not (path.parent / target.split("#")[0]).exists():
@@ -151,10 +152,10 @@ def main():
         name = path.relative_to(ROOT)
         problems = [f"{name}: the link to {target} leads nowhere" for target in broken_links(path)]
         try:
-            old = path.read_text()
+            old = path.read_text(encoding="utf-8")
             new = filled(old)
             if write and new != old:
-                path.write_text(new)
+                path.write_text(new, encoding="utf-8")
                 print(f"{name}: written")
             elif new != old:
                 problems.append(f"{name}: does not show the code as it is; run: make prose")
@@ -168,4 +169,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runner.main(main)

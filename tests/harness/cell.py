@@ -11,7 +11,7 @@ from tests.harness.course import BUILD, SLOWER
 from tests.harness.messages import show
 from tests.harness.processes import adopt_orphans, die_with_parent, end_descendants, raise_fd_limit
 from tests.harness.stage import Stage
-from tests.harness.verdict import (Fail, Gone, Lesson, NoStart, QueueFull, Untried,
+from tests.harness.verdict import (Fail, Gone, Lesson, NoStart, NotTried, QueueFull,
                                    Verdict)
 from tests.harness.waiting import Deadline
 from tests.outside import kernel
@@ -57,8 +57,8 @@ def run_probe(the_probe, stage):
         taught = the_probe.expect[stage.number] == f"L:{lesson.kind}"
         return (None if taught else of_runtime(lesson.seen)) or \
             verdict("L", lesson.kind, lesson.seen)
-    except Untried as why:
-        return verdict("-" if not stage.own else "F", "", str(why))
+    except NotTried as why:
+        return verdict("-", "", str(why))
     except NoStart as fail:
         return failed(fail, "no start")
     except QueueFull as fail:

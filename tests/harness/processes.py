@@ -52,3 +52,15 @@ def raise_fd_limit():
 def limit_cpu(seconds):
     """In a child: end it when it has used so much CPU time, however long that takes."""
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+
+
+def gigabytes():
+    """The memory that may be used here, of the machine or of this control group."""
+    found = [kernel.status_number(kernel.read_file("/proc/meminfo"), "MemAvailable") * 1024]
+    for line in kernel.read_file("/proc/self/cgroup").splitlines():
+        _, kind, path = line.split(":", 2)
+        if kind in ("", "memory"):  # version 2 or 1
+            name = "memory/{}/memory.limit_in_bytes" if kind else "{}/memory.max"
+            limit = kernel.read_file("/sys/fs/cgroup/" + name.format(path)).strip()
+            found += [int(limit)] if limit.isdigit() else []
+    return min(found) // 10**9

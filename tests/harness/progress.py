@@ -9,14 +9,23 @@ PAUSE = 5  # seconds between two lines, where a line cannot be written over
 CLEAR = "\r\033[K"
 
 
+def pipe_to_make_test():
+    """The descriptor to write to, if `make test` has started this process itself."""
+    try:
+        descriptor, inode = map(int, os.environ["PROGRESS"].split(":"))
+        return descriptor if os.fstat(descriptor).st_ino == inode else None
+    except (KeyError, ValueError, OSError):
+        return None
+
+
 @contextlib.contextmanager
 def progress(total, loud=False):
     """Show it on a terminal; if `loud`, elsewhere too. Yields a function to be called for each.
 
-    `make test` reads it in a pipe: PROGRESS is its descriptor.
+    `make test` reads it in a pipe.
     """
     begin = shown = time.monotonic()
-    pipe, terminal, done = os.environ.get("PROGRESS"), sys.stderr.isatty(), 0
+    pipe, terminal, done = pipe_to_make_test(), sys.stderr.isatty(), 0
 
     def step(what):
         nonlocal done, shown
@@ -25,7 +34,7 @@ def progress(total, loud=False):
         minutes, seconds = divmod(int(now - begin), 60)
         line = f"[{done}/{total}] {minutes}:{seconds:02} {what}"
         if pipe:
-            os.write(int(pipe), f"{done}/{total}\n".encode())
+            os.write(pipe, f"{done}/{total}\n".encode())
         elif terminal:
             print(f"{CLEAR}{line[:79]}", end="", file=sys.stderr, flush=True)
         elif loud and (done == 1 or now - shown > PAUSE):

@@ -24,7 +24,7 @@ def probe(row, title, expect, look, hint="", alone=False, of_runtime=""):
 
     look, hint: what to look at when it fails, and, said later, what to write.
     of_runtime: where a reader's server runs on an event loop that we know, the loop decides about
-    this, and not its user: then a failure is shown as a lesson, with this sentence, and not counted.
+    this, and not its user: then a failure is shown, with this sentence, and not counted.
     """
     def register(run):
         PROBES.append(Probe(run, row, title, expect, look, hint, alone, of_runtime))

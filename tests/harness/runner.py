@@ -1,5 +1,6 @@
 """Run many probes on many stages, a few at a time, and what to call the results."""
 
+import os
 import select
 import signal
 import sys
@@ -7,6 +8,7 @@ import sys
 from tests import harness
 from tests import probes
 from tests.harness.progress import progress  # scripts use it from here, too
+from tests.outside import tracing
 
 JOBS = 2
 
@@ -57,11 +59,16 @@ def main(function):
     """Run a command of this course: its exit status, and a quiet end on Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     harness.adopt_orphans()
+    if not tracing.allowed():  # LeakSanitizer needs it, and would call its absence a failure
+        os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
     try:
-        sys.exit(function())
+        status = function()
+        sys.stdout.flush()
+        sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
+    except BrokenPipeError:  # our reader has gone: what is not written yet goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed twice: this is to be finished

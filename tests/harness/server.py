@@ -15,7 +15,7 @@ import time
 
 from tests.harness.client import Client
 from tests.harness.messages import printable
-from tests.harness.processes import die_with_parent
+from tests.harness.processes import die_with_parent, heed_interrupts
 from tests.harness.verdict import Fail, NoStart, QueueFull
 from tests.harness.waiting import FAILSAFE, Deadline, wait_for
 from tests.outside import kernel, runtime
@@ -54,7 +54,8 @@ def error_line(lines):
     """Which of a program's last lines says what went wrong? Many print a stack below it."""
     kinds = (r"\b[\w.:]*(Error|Exception)\b|\bpanic|what\(\):|\b[Aa]ssert|\b[Ff]atal",
              r"(?i)\berror\b|fail|cannot|denied|invalid|no such")
-    own = [line for line in lines if not re.match(r"\s+(at|from|File)\b|Traceback|Node\.js v", line)]
+    stack = r"\s+(at|from|File)\b|Traceback|Node\.js v"
+    own = [line for line in lines if not re.match(stack, line)]
     for kind in kinds:
         if found := [line for line in own if re.search(kind, line)]:
             return found[-1]
@@ -122,6 +123,7 @@ class Server:
         def prepare():
             die_with_parent(starter)
             os.setpgid(0, 0)
+            heed_interrupts()
             if cpu is not None:
                 os.sched_setaffinity(0, {cpu})
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -347,9 +349,10 @@ class Server:
         return self.stdout[self.line_end:] + (os.read(self.out, 65536) if ready else b"")
 
     def waits_for_ever(self):
-        """Do all its threads sleep in calls that have no timeout?"""
+        """Do all its threads sleep in calls that have no timeout, and will no timer end one?"""
         calls = self.blocked_calls()
-        return bool(calls) and all(kernel.without_timeout(*call) for call in calls)
+        return bool(calls) and all(kernel.without_timeout(*call) for call in calls) and \
+            not any(map(kernel.has_timer, self.pids))
 
     def asleep(self):
         """Are all its threads blocked in a system call?"""

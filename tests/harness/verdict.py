@@ -5,8 +5,8 @@ import collections
 from tests.harness.course import STAGES
 
 # outcome: P passes, L lesson, F fails, - not tried (seen says why).
-Verdict = collections.namedtuple("Verdict", "outcome kind seen expected sent notes seconds look hint",
-                                 defaults=["", ""])
+Verdict = collections.namedtuple(
+    "Verdict", "outcome kind seen expected sent notes seconds look hint", defaults=["", ""])
 
 
 class Fail(Exception):
@@ -29,6 +29,10 @@ class Lesson(Exception):
         self.seen, self.kind = seen, kind
 
 
+class NotTried(Exception):
+    """The probe cannot be put to this server, or not on this machine: no verdict, and why."""
+
+
 class NoStart(Fail):
     """The server did not start as agreed. No probe can pass then."""
 
@@ -42,10 +46,6 @@ class QueueFull(Fail):
     room = 0
 
 
-class Untried(Exception):
-    """The probe cannot be put to this server, or not on this machine: no verdict, and why."""
-
-
 class Gone(Exception):
     """The server closed the connection; `how` is EOF or the error."""
 
@@ -54,17 +54,20 @@ class Gone(Exception):
         self.how = how
 
 
+def untried(verdict):
+    """Why the probe could do nothing, in words; '' if it was tried."""
+    return f"not tried: {verdict.seen}" if verdict.outcome == "-" else ""
+
+
 def judge(the_probe, number, verdict):
-    """'' if the verdict is what the chapters say, else what is wrong with it."""
+    """'' if the verdict is what the chapters say, or there is none; else what is wrong with it."""
     expected = the_probe.expect[number]
     got = verdict.outcome + (f":{verdict.kind}" if verdict.outcome == "L" else "")
-    if got == expected:
+    if got == expected or untried(verdict):
         return ""
     if expected.startswith("L") and verdict.outcome == "P":
         return (f"the lesson no longer shows: {STAGES[number]} should fail here "
                 f"({expected[2:]}), but it passes")
     if verdict.outcome == "L":
         return f"it {verdict.kind}: {verdict.seen}"
-    if verdict.outcome == "-":
-        return f"not tried: {verdict.seen}"
     return verdict.seen

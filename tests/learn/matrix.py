@@ -67,7 +67,7 @@ def expectations(rows):
 
 def measure(rows, build, jobs):
     """Run the probes. Returns the cells as they are, and what is wrong, a text each."""
-    cells, wrong = expectations(rows), []
+    cells, wrong, reasons = expectations(rows), [], {}
     tasks = [(probe, number, None, build) for probe in harness.probes(rows)
              for number in harness.STAGES if probe.expect[number] != "-"]
     with runner.progress(len(tasks)) as step:
@@ -78,6 +78,11 @@ def measure(rows, build, jobs):
                 cells[probe.row, number] = "FAIL"
                 wrong.append(f"row {probe.row} on {harness.STAGES[number]}: {probe.title}\n"
                              f"    {problem}")
+            elif harness.untried(verdict):
+                cells[probe.row, number] = "skip"
+                reasons[probe.row] = harness.untried(verdict)
+    for row in sorted(reasons):
+        print(f"row {row}, {probes.ROWS[row]}: {reasons[row]}")
     return cells, wrong
 
 
@@ -103,8 +108,10 @@ def main():
         print("\n" + text)
     total = sum(text not in ("-", "unit") for text in cells.values())
     failed = sum(text == "FAIL" for text in cells.values())
-    print(f"\n{total - failed} passed, {failed} failed")
-    if options.write and not wrong and not options.rows:
+    skipped = sum(text == "skip" for text in cells.values())
+    print(f"\n{total - failed - skipped} passed, {failed} failed"
+          + f", {skipped} skipped" * (skipped > 0))
+    if options.write and not (wrong or skipped or options.rows):
         for path, text in pages(cells).items():
             path.write_text(text, encoding="utf-8")
     return 1 if wrong else 0

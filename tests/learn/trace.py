@@ -17,6 +17,9 @@ import sys
 import tempfile
 import time
 
+from tests.harness import runner
+from tests.outside import kernel, tracing
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CALLS = "accept4,recvfrom,sendto,select,pselect6,poll,epoll_ctl,epoll_wait,shutdown,close"
 TIDY = [
@@ -27,6 +30,8 @@ TIDY = [
     (r", NULL, NULL, NULL, NULL\)", ")"),
     (r"data=\{u32=(\d+), u64=\1\}", r"fd \1"),
     (r"data=\{[^}]*\}", r"ptr"),
+    (r"data=0x([0-9a-f]{1,4})\b", lambda m: f"fd {int(m[1], 16)}"),  # newer versions of strace
+    (r"data=0x[0-9a-f]+", r"ptr"),
     (r"\{fd=(\d+), events=POLLIN\}", r"\1"),
     (r"\{fd=(\d+), revents=(\w+)\}", r"\1 \2"),
     (r"0x[0-9a-f]+", "..."), (r", 256, -?\d+\)", ")"), (r", -1\) =", ") ="),
@@ -46,7 +51,8 @@ class Traced:
         self.log, self.seen = log, 0
         self.strace = subprocess.Popen(
             ["strace", "-f", "-qq", "-s", "24", "-e", "trace=" + CALLS, "-e", "signal=none",
-             "-o", log, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+             "-o", log, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            encoding="utf-8")
         line = self.strace.stdout.readline()
         self.port = int(line.rsplit(":", 1)[1])
 
@@ -57,7 +63,7 @@ class Traced:
             time.sleep(0.05)
             now = os.path.getsize(self.log)
             size, quiet = now, quiet + 1 if now == size else 0
-        with open(self.log) as log:
+        with open(self.log, encoding="utf-8") as log:
             log.seek(self.seen)
             text = log.read()
         whole = text[:text.rfind("\n") + 1]
@@ -66,9 +72,8 @@ class Traced:
 
     def end(self):
         """Stop it, and wait for its end."""
-        children = f"/proc/{self.strace.pid}/task/{self.strace.pid}/children"
-        for pid in pathlib.Path(children).read_text().split():
-            os.kill(int(pid), 9)
+        for pid in kernel.descendants(self.strace.pid):
+            os.kill(pid, 9)
         self.strace.wait(10)
 
 
@@ -99,14 +104,22 @@ def story(port):
     yield "B leaves", lambda: clients["B"].shutdown(socket.SHUT_WR)
 
 
+def cannot_trace():
+    """Why there can be no trace here; '' if there can."""
+    if not shutil.which("strace"):
+        return "strace is missing: apt-get install strace"
+    return "" if tracing.allowed() else \
+        "strace needs ptrace(), and this machine forbids it (a container may: --cap-add=SYS_PTRACE)"
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("stage", type=int, choices=range(1, 8))
     arguments.add_argument("--build", default="build")
     arguments.add_argument("--steps", default="1-7", metavar="4-5", help="print only these")
     options = arguments.parse_args()
-    if not shutil.which("strace"):
-        sys.exit("strace is missing: apt-get install strace")
+    if reason := cannot_trace():
+        sys.exit(reason)
     folder = next(ROOT.glob(f"0{options.stage}-*"))
     command = [f"{options.build}/{folder.name}", "--port", "0"]
     if options.stage == 7:
@@ -127,4 +140,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    runner.main(main)

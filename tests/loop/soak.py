@@ -173,7 +173,7 @@ class Soak:
     def lost(self, guest, gone):
         """The server has closed it. Only 05 may, if it was slow, and it says that it does so."""
         if self.stage.number == 5 and len(guest.owed) > KEPT_FOR_SURE and \
-                "dropped" in self.server.stderr():  # a reader's server has its own words
+                "dropped" in self.server.stderr():  # not of each: what is said has a rate
             guest.over = True
             guest.to_send.clear()
             guest.owed.clear()

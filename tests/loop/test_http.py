@@ -12,7 +12,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import unittest
 
@@ -89,7 +88,7 @@ class Browser:
         while (end := self.data.find(b"\r\n\r\n")) == -1:
             self.more()
         answer = Answer(self.take(end + 4)[:-4])
-        if method != "HEAD":
+        if method != "HEAD" and answer.status != 204:
             answer.body = self.take(int(answer.fields["content-length"]))
         return answer
 
@@ -161,10 +160,34 @@ class Answers(Http):
 
     def test_query_and_absolute_form(self):
         browser = self.browser()
-        for target in ("/bytes/7?a=b/c", "http://example.com/bytes/7", "HTTP://x:1/bytes/7?y"):
+        for target in ("/bytes/7?a=b/c", "http://example.com/bytes/7", "HTTP://x:1/bytes/7?y",
+                       "http://[::1]:1/bytes/7"):
             self.assertEqual(browser.ask(get(target)).body, rows(7), target)
         self.assertEqual(browser.ask(get("http://example.com")).fields["content-type"],
                          "text/html")
+
+    def test_escapes_that_are_not_needed(self):
+        browser = self.browser()
+        self.assertEqual(browser.ask(get("/%62ytes/%37")).body, rows(7))
+        self.assertEqual(browser.ask(get("/bytes%2F7")).status, 404)
+
+    def test_options_says_what_is_allowed(self):
+        browser = self.browser()
+        for target in ("*", "/", "/bytes/7", "/healthy", "http://a/bytes/7"):
+            with self.subTest(target=target):
+                answer = browser.ask(get(target, method="OPTIONS"))
+                self.assertEqual((answer.status, answer.reason), (204, "No Content"))
+                self.assertEqual(answer.fields.get("allow"), "GET, HEAD, OPTIONS")
+                self.assertNotIn("content-length", answer.fields)
+        self.assertEqual(browser.ask(get("/none", method="OPTIONS")).status, 404)
+        self.alive(browser)
+
+    def test_load_balancer_asks_whether_it_is_up(self):
+        """As HAProxy does by default: "option httpchk" says no more than this."""
+        answer = self.browser().ask(b"OPTIONS / HTTP/1.0\r\n\r\n")
+        self.assertEqual(answer.status, 204)
+        answer = self.browser().ask(get("/healthy"))
+        self.assertEqual((answer.status, answer.body), (200, b"yes\n"))
 
     def test_head_has_the_same_fields_and_no_body(self):
         browser = self.browser()
@@ -184,14 +207,13 @@ class Answers(Http):
 
     def test_methods(self):
         browser = self.browser()
-        for method, status in (("POST", 405), ("PUT", 405), ("DELETE", 405), ("OPTIONS", 405),
+        for method, status in (("POST", 405), ("PUT", 405), ("DELETE", 405),
                                ("TRACE", 405), ("PATCH", 405), ("get", 501), ("BREW", 501)):
             with self.subTest(method=method):
                 answer = browser.ask(get("/", method=method))
                 self.assertEqual(answer.status, status)
                 self.assertEqual(answer.fields.get("allow"),
-                                 "GET, HEAD" if status == 405 else None)
-        self.assertEqual(browser.ask(get("*", method="OPTIONS")).status, 405)
+                                 "GET, HEAD, OPTIONS" if status == 405 else None)
         self.assertEqual(browser.ask(get("a:1", method="CONNECT")).status, 405)
         self.alive(browser)
 
@@ -311,6 +333,37 @@ class Bodies(Http):
         self.alive(browser)
         self.assertLess(self.rss_kib() - before, 4 * KIB)
 
+    def test_body_in_chunks_is_skipped(self):
+        browser = self.browser()
+        evil = get("/bytes/666")
+        chunks = b"%x\r\n%s\r\n" % (len(evil), evil)
+        for end in (b"0\r\n\r\n", b"000;a=b\r\nX: y\r\n\r\n"):
+            request = get("/", "Transfer-Encoding: chunked", method="POST") + 2 * chunks + end
+            browser.client.send(request + get("/bytes/2"))
+            self.assertEqual(browser.answer().status, 405)
+            self.assertEqual(browser.answer().body, rows(2))
+        self.alive(browser)
+
+    def test_chunks_of_a_mebibyte_cost_no_memory(self):
+        browser = self.browser()
+        before = self.rss_kib()
+        chunk = b"fff\r\n" + b"." * 0xfff + b"\r\n"
+        for _ in range(10):
+            request = get("/", "transfer-encoding: Chunked", method="POST")
+            browser.client.send(request + chunk * 255 + b"0\r\n\r\n")
+            self.assertEqual(browser.answer().status, 405)
+        self.alive(browser)
+        self.assertLess(self.rss_kib() - before, 4 * KIB)
+
+    def test_chunks_that_cannot_be_read_end_the_connection(self):
+        for chunks in (b"x\r\n", b"5\r\nhello!\r\n", b"1\na\n0\n\n", b"100001\r\n",
+                       b"0\r\n X: y\r\n\r\n", b"." * 4096):
+            with self.subTest(chunks=chunks[:20]):
+                browser = self.browser()
+                request = get("/bytes/5", "Transfer-Encoding: chunked", body=chunks)
+                self.assertEqual(browser.ask(request + get("/bytes/666")).body, rows(5))
+                browser.expect_end()
+
     def test_answer_does_not_wait_for_the_body(self):
         browser = self.browser()
         request = get("/", "Content-Length: 10", "Expect: 100-continue", method="PUT")
@@ -356,12 +409,15 @@ class Closing(Http):
         *((400, beginning(line)) for line in (
             b"GET /", b"nonsense", b"\x16\x03\x01\x02", b"GET  / HTTP/1.1", b" GET / HTTP/1.1",
             b"GET / HTTP/1.1 ", b"GET\t/ HTTP/1.1", b"GET /a b HTTP/1.1", b"G[T / HTTP/1.1",
-            b"GET bytes HTTP/1.1", b"GET * HTTP/1.1", b"GET /\0 HTTP/1.1", b"GET /\xff HTTP/1.1",
+            b"GET bytes HTTP/1.1", b"GET * HTTP/1.1", b"OPTIONS a HTTP/1.1", b"CONNECT / HTTP/1.1",
+            b"GET /a|b HTTP/1.1", b"GET /a#b HTTP/1.1", b"GET /%4 HTTP/1.1", b"GET /?% HTTP/1.1",
+            b"GET http:///a HTTP/1.1", b"GET http://:1/ HTTP/1.1", b"GET http://a:b/ HTTP/1.1",
+            b"GET /\0 HTTP/1.1", b"GET /\xff HTTP/1.1",
             b"GET / HTTP/11", b"GET / http/1.1", b"GET / HTTP/1.1x", b"GET / HTTP/1,1")),
         *((505, beginning(line)) for line in (
             b"GET / HTTP/2.0", b"PRI * HTTP/2.0", b"GET / HTTP/0.9")),
         *((400, b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % host) for host in (
-            b"a b", b"a/b", b"a?b", b"a@b")),
+            b"a b", b"a/b", b"a?b", b"a@b", b"a:b", b"[::1", b"a|b", b"[::g]", b"a%4")),
         (400, b"GET / HTTP/1.1\r\n\r\n"), (400, get("/", "Host: test")),
         (400, get("/", "host: other")),
         (400, get("/", "X : y")), (400, get("/", "X\t: y")), (400, get("/", "X: y", " z")),
@@ -376,9 +432,12 @@ class Closing(Http):
         (400, get("/", "Content-Length: 1", "Content-Length: 1")),
         (413, get("/", "Content-Length: 1048577", method="POST")),
         (413, get("/", "Content-Length: 99999999999999999999", method="POST")),
-        (501, get("/", "Transfer-Encoding: chunked", method="POST", body=b"0\r\n\r\n")),
-        (501, get("/", "Transfer-Encoding: gzip, chunked", version="1.0")),
-        (501, get("/", "Content-Length: 3", "transfer-encoding: chunked", method="POST")),
+        (400, get("/", "Transfer-Encoding: chunked, gzip", method="POST")),
+        (400, get("/", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked", method="POST")),
+        (400, get("/", "Transfer-Encoding: identity", method="POST")),
+        (400, get("/", "Transfer-Encoding: chunked", version="1.0", method="POST")),
+        (400, get("/", "Content-Length: 3", "transfer-encoding: chunked", method="POST")),
+        (501, get("/", "Transfer-Encoding: gzip, chunked", method="POST")),
         (431, padded(HEAD_LIMIT + 1)),
         (414, get("/" + "x" * HEAD_LIMIT)),
     )
@@ -481,8 +540,26 @@ class Idle(Http):
             browser.client.try_receive()
 
 
+class SlowUpload(Http):
+    """A body that is refused, from a client that reads no answer before it has sent all of it."""
+
+    arguments = ("--drain-ms", "2000")
+
+    def test_answer_is_there_in_the_end(self):
+        browser, end = self.browser(), time.monotonic() + 5
+        browser.client.send(get("/", f"Content-Length: {2 * MIB}", method="POST"))
+        while time.monotonic() < end:  # for longer than a client without progress is waited for
+            browser.client.send(b".")
+            time.sleep(0.02)
+        browser.client.half_close()
+        self.assertEqual(browser.answer().status, 413)
+        browser.expect_end()
+
+
 class Stop(Http):
-    """SIGTERM and SIGINT."""
+    """SIGTERM and SIGINT, and no notice."""
+
+    arguments = ("--notice-ms", "0")
 
     def stopping(self):
         """A client that is owed 8 MiB, after the first signal has been heard."""
@@ -497,7 +574,7 @@ class Stop(Http):
 
     def test_idle_server_ends(self):
         for number in (signal.SIGTERM, signal.SIGINT):
-            server = self.stage.start()
+            server = self.stage.start(*self.arguments)
             Browser(server).ask(get())
             server.signal(number)
             self.assertEqual(server.wait_exit(), 0)
@@ -519,6 +596,65 @@ class Stop(Http):
         self.stopping()
         self.server.signal(signal.SIGINT)
         self.assertEqual(self.server.wait_exit(), -signal.SIGINT)
+
+
+class Notice(Http):
+    """What a load balancer sees of a server that is going to stop, and has time to act upon."""
+
+    arguments = ("--notice-ms", "3600000")
+
+    def test_healthy_no_more_and_every_answer_says_close(self):
+        idle, busy = self.browser(), self.browser()
+        self.alive(idle)
+        busy.client.send(get("/bytes/1048576") * 8)
+        harness.wait_for(busy.client.readable, "the first answer", self.server)
+        self.server.signal(signal.SIGTERM)
+
+        def unhealthy():
+            browser = self.browser()  # new clients are served all the same
+            answer = browser.ask(get("/healthy"))
+            if answer.status == 200:
+                return False
+            self.assertEqual((answer.status, answer.fields["connection"]), (503, "close"))
+            browser.expect_end()
+            return True
+
+        harness.wait_for(unhealthy, "503", self.server)
+        self.assertEqual(self.browser().ask(get("/healthy", method="OPTIONS")).status, 503)
+        for browser in (idle, self.browser()):
+            answer = browser.ask(get())
+            self.assertEqual((answer.status, answer.fields["connection"]), (200, "close"))
+            self.assertEqual(answer.body, rows(5))
+            browser.expect_end()
+        answers = []
+        while not answers or answers[-1].fields["connection"] == "keep-alive":
+            answers.append(busy.answer())
+            self.assertTrue(answers[-1].body == rows(MIB))
+        busy.expect_end()
+
+    def test_second_signal_ends_at_once(self):
+        self.server.ending = True
+        self.server.signal(signal.SIGTERM)
+        harness.wait_for(lambda: self.browser().ask(get("/healthy")).status == 503, "503",
+                         self.server)
+        self.server.signal(signal.SIGTERM)
+        self.assertEqual(self.server.wait_exit(), -signal.SIGTERM)
+
+
+class ShortNotice(Http):
+    """It passes, and then the server ends."""
+
+    arguments = ("--notice-ms", "300")
+
+    def test_ends_when_it_is_over(self):
+        browser = self.browser()
+        self.alive(browser)
+        self.server.ending = True
+        began = time.monotonic()
+        self.server.signal(signal.SIGTERM)
+        self.assertEqual(self.server.wait_exit(), 0)
+        self.assertGreaterEqual(time.monotonic() - began, 0.3)
+        browser.expect_end()
 
 
 class Others(Http):
@@ -569,15 +705,17 @@ class Others(Http):
         self.assertEqual(self.curl(*code, "-H", "Expect: 100-continue", "-d", "a=b", "URL/"),
                          b"405")
         self.assertEqual(self.curl(*code, "-H", "Transfer-Encoding: chunked", "-d", "a", "URL/"),
-                         b"501")
+                         b"405")
+        self.assertEqual(self.curl(*code, "-X", "OPTIONS", "URL/"), b"204")
         self.assertEqual(self.curl("--http1.0", "URL/bytes/9"), rows(9))
-
 
     def test_chapter_shows_what_curl_prints(self):
         with open(os.path.join(harness.ROOT, "07-evloop", "HTTP.md"), encoding="utf-8") as file:
-            block = re.search(r"```text\n(\$ curl .*?)```", file.read(), re.S)[1]
+            blocks = re.findall(r"```text\n(\$ curl .*?)```", file.read(), re.S)
+        self.assertEqual(len(blocks), 2)
         date = re.compile(r"Date: .*")
-        for command, shown in re.findall(r"^\$ curl (.*)\n((?:(?!\$ ).*\n)*)", block, re.M):
+        for command, shown in re.findall(r"^\$ curl (.*)\n((?:(?!\$ ).*\n)*)", "".join(blocks),
+                                         re.M):
             told = self.curl(*shlex.split(command.replace("http://127.0.0.1:9080", "URL")),
                              quiet=())
             self.assertEqual(date.sub("", told.decode().replace("\r", "")), date.sub("", shown))
@@ -588,7 +726,7 @@ class CommandLine(unittest.TestCase):
 
     def run_it(self, *arguments):
         """A run that is expected to end by itself."""
-        return subprocess.run([PROGRAM, *arguments], text=True, capture_output=True,
+        return subprocess.run([PROGRAM, *arguments], encoding="utf-8", capture_output=True,
                               timeout=harness.FAILSAFE, stdin=subprocess.DEVNULL)
 
     def test_help(self):
@@ -597,9 +735,13 @@ class CommandLine(unittest.TestCase):
         self.assertRegex(done.stdout, r"--port N .*\(default 9080\)")
         self.assertRegex(done.stdout, r"--host ADDR .*\(default 127\.0\.0\.1\)")
         self.assertRegex(done.stdout, r"--idle-ms N .*\(default 60000\)")
+        self.assertRegex(done.stdout, r"--notice-ms N .*\(default 1000\)")
+        self.assertRegex(done.stdout, r"--drain-ms N .*\(default 5000\)")
+        self.assertRegex(done.stdout, r"--reuse-port N .*\(default 0\)")
 
     def test_bad_usage(self):
-        for arguments in (["--port", "x"], ["--idle-ms", "-1"], ["--nothing"], ["8080"]):
+        for arguments in (["--port", "x"], ["--idle-ms", "-1"], ["--nothing"], ["8080"],
+                          ["--reuse-port", "2"], ["--notice-ms", "-1"], ["--drain-ms", "0"]):
             done = self.run_it(*arguments)
             self.assertEqual((done.returncode, done.stdout), (2, ""))
             self.assertEqual(done.stderr.count("\n"), 1, done.stderr)

@@ -16,7 +16,6 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -63,8 +62,7 @@ class Ended(Exception):
 def frame(size):
     """A message with that many bytes of payload, not all the same."""
     pattern = bytes(range(251))
-    payload = (pattern * (size // len(pattern) + 1))[:size]
-    return b"EVLP" + struct.pack(">I", size) + payload
+    return harness.frame((pattern * (size // len(pattern) + 1))[:size])
 
 
 class Run:
@@ -75,11 +73,7 @@ class Run:
         # With SIGUSR1 stage 01 can be woken when it sleeps a second because accept() failed.
         self.shim = Shim(f"{call}:{k}:{what} SIGUSR1")
         self.said = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
-            [str(BUILD / stage), "--port", "0"], env=self.shim.env(),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.said)  # fmt: skip
-        self.clients = []
-        self.end = time.monotonic() + FAILSAFE
+        self.server, self.clients, self.deadline = None, [], None
 
     def __str__(self):
         return f"{self.stage} with {self.call}:{self.k}:{self.what}"
@@ -90,9 +84,8 @@ class Run:
     def __exit__(self, *_):
         for client in self.clients:
             client.socket.close()
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
+        if self.server:
+            self.server.close()
         self.shim.close()
         self.said.close()
 
@@ -103,16 +96,14 @@ class Run:
 
     def stderr(self):
         """What the server has said so far."""
-        self.said.seek(0)
-        return self.said.read().decode()
+        return os.pread(self.said.fileno(), 1 << 20, 0).decode()
 
     def check_time(self, what):
         """Raise if the server has ended, or the run takes too long."""
-        if self.process.poll() is not None:
-            status = self.process.returncode
-            how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
-            raise Ended(f"{self}: {how} while waiting for {what}\n{self.stderr()}")
-        if time.monotonic() > self.end:
+        if self.server.exited():
+            raise Ended(f"{self}: {self.server.describe()} while waiting for {what}\n"
+                        f"{self.stderr()}")
+        if self.deadline.passed():
             raise Hang(f"{self}: waited {FAILSAFE} s for {what}\n{self.shim.report()}")
 
     def wait(self, condition, what):
@@ -122,21 +113,23 @@ class Run:
             time.sleep(0.0005)
 
     def listening(self):
-        """Wait for the one line, and until the server sleeps. False if the set-up ended it."""
-        if not select.select([self.process.stdout], [], [], FAILSAFE)[0]:
-            raise Hang(f"{self}: no line on stdout")
-        line = self.process.stdout.readline().decode()
-        if not line:
-            self.process.wait(FAILSAFE)
+        """Start it, and wait until it sleeps. False if its set-up has failed, as it should."""
+        try:
+            self.server = harness.Server([str(BUILD / self.stage)], env=self.shim.variables(),
+                                         stderr=self.said.fileno())
+        except harness.NoStart as fail:
+            self.check_set_up_failure(fail)
             return False
-        self.address = ("127.0.0.1", int(line.rsplit(":", 1)[1]))
+        self.deadline = harness.Deadline(FAILSAFE, self.server.pid)
         self.wait(lambda: self.shim["accept"].inside + self.shim["wait"].inside > 0, "sleep")
-        self.fds = self.open_fds()
+        self.fds = set(self.server.fds())
         return True
 
-    def open_fds(self):
-        """The descriptors of the server."""
-        return set(os.listdir(f"/proc/{self.process.pid}/fd"))
+    def check_set_up_failure(self, fail):
+        """It has ended before it listened: with status 1 and one line, and for a reason."""
+        right = self.call == "epoll_ctl" and "exited with status 1," in fail.seen
+        if not right or self.stderr().count("\n") != 1:
+            raise AssertionError(f"{self}: {fail.seen}: {self.stderr()}")
 
     def connect(self):
         """A new client."""
@@ -155,7 +148,7 @@ class Run:
         if self.call != "accept" or self.what not in OUT_OF_RESOURCES or not self.happened():
             return
         if self.stage.startswith("01"):
-            self.process.send_signal(signal.SIGUSR1)
+            self.server.signal(signal.SIGUSR1)
         elif self.stage[:2] in ("05", "06") and not any(c.helps for c in self.clients):
             self.connect().helps = True
 
@@ -170,7 +163,7 @@ class Client:
         self.socket = socket.socket()
         self.socket.settimeout(FAILSAFE)
         try:
-            self.socket.connect(run.address)
+            self.socket.connect((run.server.host, run.server.port))
         except ConnectionResetError:  # accepted and dropped before connect() could return
             self.dropped = True
         except OSError:
@@ -262,18 +255,11 @@ def side_by_side(run):
     run.connect().exchange(50)
 
 
-def check_set_up_failure(run):
-    """The server has ended before it listened: with status 1 and one line, and for a reason."""
-    said = run.stderr()
-    if run.call != "epoll_ctl" or run.process.returncode != 1 or said.count("\n") != 1:
-        raise AssertionError(f"{run}: exit status {run.process.returncode} at the start: {said}")
-
-
 def check_after(run):
     """The clients have gone: what must hold for the server."""
     for client in run.clients:
         client.socket.close()
-    run.wait(lambda: run.open_fds() == run.fds, f"the descriptors {sorted(run.fds)}")
+    run.wait(lambda: set(run.server.fds()) == run.fds, f"the descriptors {sorted(run.fds)}")
     run.check_time("nothing")
 
     dropped = sum(client.dropped for client in run.clients)
@@ -291,7 +277,6 @@ def run_once(stage, call, k, what):
     """One run. True if there was a k-th call."""
     with Run(stage, call, k, what) as run:
         if not run.listening():
-            check_set_up_failure(run)
             return True
         workload = one_after_another if stage.startswith("01") else side_by_side
         workload(run)

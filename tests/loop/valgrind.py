@@ -46,7 +46,7 @@ def under_valgrind(log, command, kinds="all"):
 
 def findings(log, allowed=""):
     """What a log says that it should not; '' if nothing. `allowed`: what may be open at the end."""
-    text = re.sub(r"^==\d+== ?", "", log.read_text(errors="replace"), flags=re.M)
+    text = re.sub(r"^==\d+== ?", "", log.read_text(encoding="utf-8", errors="replace"), flags=re.M)
     blocks = re.split(r"\n\s*\n|\n(?=Open )", text)
     errors = re.search(r"^ERROR SUMMARY: (\d+) errors", text, re.M)
     if not errors:
@@ -120,7 +120,7 @@ def run(name, command, place, **environment):
     log = place / f"{name}.log"
     done = subprocess.run(under_valgrind(log, command), cwd=harness.ROOT,
                           env={**os.environ, **environment},
-                          capture_output=True, text=True, errors="replace")
+                          capture_output=True, encoding="utf-8", errors="replace")
     wrong = findings(log)
     if done.returncode != 0:
         wrong += f"\nexit status {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}"

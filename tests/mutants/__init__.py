@@ -14,7 +14,8 @@ has a head:
 
 Without     what is taken away; where it is missing, the file's name says what becomes of it
 Row         rows of the matrix that notice: a probe fails there, or sees another lesson
-Test        a unit test that notices, as Suite.Name, or sim, the simulator
+Test        a unit test that notices, as Suite.Name; or sim, the simulator; or a script that starts
+            the programs of stage 7, as tests.loop.test_http.Class.test_name
 Also        rows that turn for the same reason, some of them only now and then
 Flags       for the compiler
 

@@ -12,6 +12,7 @@ which only asks for an echo, must not: a server that does not even start proves 
 
 import argparse
 import concurrent.futures
+import contextlib
 import os
 import textwrap
 
@@ -33,7 +34,12 @@ def in_full(mutant, notice):
     said = [f"{row_name(row)}: {seen}" for row, seen in notice.rows.items()]
     said += [f"Test {test} fails." for test in notice.tests]
     return "\n".join([str(mutant), paragraph(f"A user sees: {mutant.seen}"), *map(paragraph, said),
-                      f"    {'FAIL: ' + notice.problem if notice.problem else 'caught'}\n"])
+                      f"    {'FAIL: ' + notice.problem if notice.problem else outcome(notice)}\n"])
+
+
+def outcome(notice):
+    """In a word, when there is no problem."""
+    return "skipped" if notice.untried else "caught"
 
 
 def in_a_line(mutant, notice):
@@ -41,8 +47,8 @@ def in_a_line(mutant, notice):
     who = ", ".join([*(f"row {row}" for row in notice.rows), *notice.tests])
     of_library = mutant.path.parent == mutants.LIBRARY
     name = mutant.name if of_library else f"{mutant.folder[:2]} {mutant.name}"
-    return (f"{'FAIL' if notice.problem else 'ok  '} {name:36} "
-            + (notice.problem or f"caught by {who}"))
+    word = "FAIL" if notice.problem else "skip" if notice.untried else "ok  "
+    return f"{word} {name:36} " + (notice.problem or notice.untried or f"caught by {who}")
 
 
 def row_name(row):
@@ -61,6 +67,20 @@ def chosen(what):
     return (found, in_full) if found else (mutants.of_stage() + mutants.of_library(), in_a_line)
 
 
+@contextlib.contextmanager
+def workers():
+    """As many threads as there are cores, and memory. Ctrl-C ends what they run."""
+    jobs = min(len(os.sched_getaffinity(0)), harness.gigabytes() + 1)
+    pool = concurrent.futures.ThreadPoolExecutor(jobs)
+    try:
+        yield pool
+    except BaseException:  # nobody wants the results: do not compile the rest
+        pool.shutdown(wait=False, cancel_futures=True)
+        harness.end_descendants()
+        raise
+    pool.shutdown()
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("what", nargs="*", help="stages, library, or names of its mutants")
@@ -69,9 +89,8 @@ def main():
                            help="that no other of the quick rows turns, too, or of all")
     options = arguments.parse_args()
     probes.load()
-    (todo, show), passed, failed = chosen(options.what), 0, 0
-    with Workshop() as workshop, runner.progress(len(todo)) as step, \
-            concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+    (todo, show), passed, failed, skipped = chosen(options.what), 0, 0, 0
+    with Workshop() as workshop, runner.progress(len(todo)) as step, workers() as pool:
         notices = [Notice(mutant, workshop, options) for mutant in todo]
         for notice in notices:
             notice.begin(pool)
@@ -79,9 +98,11 @@ def main():
             notice.end()
             step(mutant.name)
             print(show(mutant, notice), flush=True)
-            passed, failed = passed + (not notice.problem), failed + bool(notice.problem)
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+            failed += bool(notice.problem)
+            skipped += bool(notice.untried and not notice.problem)
+            passed += not (notice.problem or notice.untried)
+    print(f"{passed} passed, {failed} failed" + f", {skipped} skipped" * (skipped > 0))
+    return 1 if failed or not passed + skipped else 0
 
 
 if __name__ == "__main__":

@@ -46,6 +46,10 @@ class Mutant:
         """Copy its stage, and apply the patch to the copy."""
         for part in (self.folder, "common"):
             shutil.copytree(ROOT / part, tree / part)
+        self.apply(tree)
+
+    def apply(self, tree):
+        """Apply the patch to a copy that is there."""
         for change in re.split(r"^--- .*\n(?=\+\+\+ )", self.diff, flags=re.M)[1:]:
             name, *hunks = re.split(r"^@@ -(\d+).*\n", change, flags=re.M)
             file = tree / re.match(r"\+\+\+ b/(\S+)", name)[1]

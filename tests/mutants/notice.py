@@ -1,12 +1,15 @@
-"""Who notices that a line is gone: rows of the matrix, unit tests, the simulator."""
+"""Who notices that a line is gone: rows of the matrix, unit tests, the simulator, scripts."""
 
 import os
 import subprocess
+import sys
 import tempfile
 
 from tests import harness
 from tests import probes
 from tests.harness import runner
+from tests.mutants.mutant import ROOT
+from tests.mutants.workshop import is_script
 
 # What a mutant does may depend on who is faster, so those who should notice have some tries.
 TRIES = 6
@@ -17,14 +20,17 @@ CPU_SECONDS = 40  # that a test may use: one that goes in circles has failed too
 
 
 class Notice:
-    """What came of one mutant: .rows and .tests that noticed, and .problem, '' if all is well."""
+    """What came of one mutant: .rows and .tests that noticed, and .problem, '' if all is well.
+
+    .untried: why a row could not be tried on this machine.
+    """
 
     # Which rows are left out of the search for others that turn.
     EXACT = {"no": set(probes.ROWS), "quick": SOAK | CROWDS, "all": SOAK}
 
     def __init__(self, mutant, workshop, options):
         self.mutant, self.workshop, self.options = mutant, workshop, options
-        self.rows, self.tests, self.problem = {}, [], ""
+        self.rows, self.tests, self.problem, self.untried = {}, [], "", ""
         self.server, self.programs = None, []
 
     def begin(self, pool):
@@ -65,9 +71,13 @@ class Notice:
         broken = differences(0, stage, server, build)
         self.count(not broken, f"it does not even echo: {''.join(broken)} ")
         for row in self.mutant.rows:
-            for _ in range(TRIES):
-                if seen := differences(row, stage, server, build):
-                    break
+            try:
+                for _ in range(TRIES):
+                    if seen := differences(row, stage, server, build):
+                        break
+            except harness.NotTried as reason:
+                self.rows[row] = self.untried = str(reason)
+                continue
             self.rows[row] = seen[0] if seen else "all as without the patch"
             self.count(seen, f"row {row} does not notice. ")
         for row in self.others(server):
@@ -84,9 +94,14 @@ class Notice:
 
 
 def passes(test, program):
-    """Does the test pass in this program?"""
-    arguments = ["--runs", SIM_RUNS] if test == "sim" else [f"--gtest_filter={test}:{test}/*"]
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TEST_FAILSAFE": "4"}
+    """Does the test pass in this program; a script, with the programs in this folder?"""
+    command = [str(program), f"--gtest_filter={test}:{test}/*"]
+    if test == "sim":
+        command = [str(program), "--runs", SIM_RUNS]
+    if is_script(test):
+        command = [sys.executable, "-W", "ignore", "-m", "unittest", test]
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TEST_FAILSAFE": "4",
+                   "BUILD": str(program)}
     starter = os.getpid()
 
     def prepare():
@@ -94,12 +109,13 @@ def passes(test, program):
         harness.limit_cpu(CPU_SECONDS)
 
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen([str(program), *arguments], stdin=subprocess.DEVNULL,
-                                   stdout=said, stderr=subprocess.STDOUT, env=environment,
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said,
+                                   stderr=subprocess.STDOUT, env=environment, cwd=ROOT,
                                    preexec_fn=prepare)
         ended_well = ends_well(process)
         said.seek(0)
-        if b"[==========] Running 0 tests" in said.read():
+        words = said.read()
+        if b"[==========] Running 0 tests" in words or b"has no attribute 'test_" in words:
             raise RuntimeError(f"there is no test {test}")
     return ended_well
 
@@ -126,4 +142,8 @@ def differences(row, stage, server, build):
     for _, verdict in verdicts:
         if verdict.kind == "probe":
             raise RuntimeError(verdict.seen)
-    return [verdict.seen for probe, verdict in verdicts if harness.judge(probe, stage, verdict)]
+    seen = [verdict.seen for probe, verdict in verdicts if harness.judge(probe, stage, verdict)]
+    reasons = [harness.untried(verdict) for _, verdict in verdicts if harness.untried(verdict)]
+    if reasons and not seen:
+        raise harness.NotTried(reasons[0])
+    return seen

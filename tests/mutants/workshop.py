@@ -18,15 +18,18 @@ LIBRARY = "07-evloop/evloop.cpp"
 UNIT = ROOT / "tests" / "loop" / "unit"
 SUPPORT = [f"tests/loop/unit/{name}.cpp" for name in ("fake_kernel", "loop_fixture", "allocations")]
 SIM = ["tests/loop/sim/sim.cpp", "tests/loop/sim/kernel.cpp"]
+PROGRAMS = {"07-evloop": "server", "07-http": "http", "07-client": "client"}
 
 
 class Workshop:
     """A folder for trees, objects and programs, within a `with` block. Any thread may build."""
 
     def __init__(self):
-        self.folder = tempfile.TemporaryDirectory(prefix="mutants-")
+        self.folder = tempfile.TemporaryDirectory(prefix="mutants-",
+                                                  ignore_cleanup_errors=True)
         self.place = pathlib.Path(self.folder.name)
         self.locks, self.locks_lock = {}, threading.Lock()
+        self.needed = {}  # source: the files that it is compiled from
 
     def __enter__(self):
         return self
@@ -48,11 +51,28 @@ class Workshop:
         return str(self.program(sources, [*SERVER_FLAGS, *mutant.flags], [], mutant))
 
     def tests(self, test, mutant=None):
-        """The simulator ("sim"), or a program that has this unit test; of ROOT without a mutant."""
+        """The simulator ("sim"), or a program that has this unit test; of ROOT without a mutant.
+
+        For a script ("tests.loop.test_http.Idle.test_...") a folder with the programs of stage 7.
+        """
+        if is_script(test):
+            return self.programs(mutant)
         if test == "sim":
             return self.program([LIBRARY, *SIM], TEST_FLAGS, ["@tests/loop/sim/link.opts"], mutant)
         libraries = ["@tests/loop/unit/link.opts", "-lgtest", "-lgtest_main"]
         return self.program([LIBRARY, file_of(test), *SUPPORT], TEST_FLAGS, libraries, mutant)
+
+    def programs(self, mutant):
+        """The programs of stage 7, in a folder that stands for build/."""
+        made = {name: self.program([LIBRARY, f"07-evloop/{source}.cpp"], TEST_FLAGS, [], mutant)
+                for name, source in PROGRAMS.items()}
+        folder = made["07-http"].parent / "build"
+        with self.lock(folder):
+            folder.mkdir(exist_ok=True)
+            for name, program in made.items():
+                if not (folder / name).exists():
+                    (folder / name).symlink_to(program)
+        return folder
 
     def program(self, sources, flags, libraries, mutant):
         """Compile what has to be, and link. Once for the same sources and mutant."""
@@ -66,8 +86,7 @@ class Workshop:
 
     def object(self, source, flags, mutant):
         """An object file: the mutant's own one if the patch may have changed it."""
-        changed = mutant.changed if mutant else []
-        own = source in changed or any(name.endswith(".h") for name in changed)
+        own = bool(mutant) and not self.needs(source).isdisjoint(mutant.changed)
         tree = self.tree(mutant) if own else ROOT
         name = re.sub(r"\W", "-", " ".join([source, *flags])) + ".o"
         to = (tree if own else self.place) / "objects" / name
@@ -78,10 +97,25 @@ class Workshop:
                               str((tree if of_tree else ROOT) / source)])
         return to
 
+    def needs(self, source):
+        """The files of the repository that this one is compiled from, itself among them."""
+        with self.lock(self.place / "needs" / source):
+            if source not in self.needed:
+                done = subprocess.run([CXX, "-std=c++20", "-MM", "-I.", f"-I{UNIT}", source],
+                                      cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+                names = done.stdout.replace("\\\n", " ").partition(":")[2].split()
+                self.needed[source] = {os.path.relpath(ROOT / name, ROOT) for name in names}
+        return self.needed[source]
+
     def lock(self, path):
         """The lock of a file, so that two threads do not make it at once."""
         with self.locks_lock:
             return self.locks.setdefault(path, threading.RLock())
+
+
+def is_script(test):
+    """Is it a test in Python, which starts the programs?"""
+    return test.startswith("tests.")
 
 
 def compiler(to, arguments):
@@ -89,7 +123,7 @@ def compiler(to, arguments):
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(to.name + ".partial")
     done = subprocess.run([CXX, *arguments, "-o", str(partial)], cwd=ROOT, capture_output=True,
-                          text=True, errors="replace")
+                          encoding="utf-8", errors="replace")
     if done.returncode != 0:
         raise RuntimeError("it does not build:\n" + done.stderr[:2000])
     partial.rename(to)

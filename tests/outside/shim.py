@@ -57,8 +57,10 @@ class Shim:
     def __init__(self, rules="", library=None):
         self.rules = rules
         self.library = pathlib.Path(library or LIBRARY)
-        if not self.library.exists():
-            raise FileNotFoundError(f"{self.library} is missing: make build/shim.so")
+        try:
+            self.library_file = os.open(self.library, os.O_RDONLY)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.library} is missing: make build/shim.so") from None
         # A file without a name: nothing stays behind, however this process ends.
         self.file = os.memfd_create("shim")
         size = HEADER.size + len(CALLS) * COUNTER.size
@@ -75,13 +77,16 @@ class Shim:
         """Forget the counters. The server may still be running."""
         self.memory.close()
         os.close(self.file)
+        os.close(self.library_file)
 
     def variables(self):
         """The environment variables that put a server under the shim."""
+        ours = f"/proc/{os.getpid()}/fd"
         return {
-            "LD_PRELOAD": str(self.library),
+            # By its descriptor: spaces and colons in a path would part it, see ld.so(8).
+            "LD_PRELOAD": f"{ours}/{self.library_file}",
             "SHIM": self.rules,
-            "SHIM_COUNTERS": f"/proc/{os.getpid()}/fd/{self.file}",
+            "SHIM_COUNTERS": f"{ours}/{self.file}",
             # A server built with -fsanitize=address wants its own library to be the first.
             "ASAN_OPTIONS": "verify_asan_link_order=0:" + os.environ.get("ASAN_OPTIONS", ""),
         }

@@ -33,6 +33,21 @@ def ptrace(request, tid, address=0, data=0):
     return result
 
 
+def allowed():
+    """Can a process here trace a child of its own? Many containers forbid it, by seccomp(2)."""
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    try:
+        ptrace(PTRACE_SEIZE, child)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 class Trace:
     """All threads of a process, stopped. Iterate over the calls that they make."""
 

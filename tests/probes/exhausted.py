@@ -1,7 +1,7 @@
 """No descriptor is free, and clients are waiting."""
 
 from tests.outside import kernel
-from tests.harness import Fail, Lesson, Untried, frame, probe, wait_for
+from tests.harness import Fail, Lesson, NotTried, frame, probe, wait_for
 from tests.probes.sharing import ended
 
 ENOUGH_MS = 400  # of CPU time, without an answer to anybody: that is a spin
@@ -25,7 +25,7 @@ def table_full(stage):
     wait_for(lambda: second.readable() or quiet(server) or server.cpu_ms() - spent > ENOUGH_MS,
              "the server refuses, sleeps or spins", server)
     if second.readable() and not ended(second):
-        raise Untried("it serves a further client, although it may open no further descriptor")
+        raise NotTried("it serves a further client, although it may open no further descriptor")
     spins = server.cpu_ms() - spent > ENOUGH_MS
     if first.server_fd() is None:
         return another_process_serves(server, first, second, old, spins)

@@ -4,11 +4,10 @@ import os
 import socket
 import time
 
-from tests.outside import kernel
-from tests.harness import (KIB, MIB, Fail, Gone, Lesson, QueueFull, frame, probe, raise_fd_limit,
-                           wait_for)
+from tests.outside import kernel, tracing
+from tests.harness import (KIB, MIB, Fail, Gone, Lesson, NotTried, QueueFull, frame, probe,
+                           raise_fd_limit, wait_for)
 from tests.probes.flood import Flood
-from tests.outside.tracing import traced
 
 
 def still(server):
@@ -100,9 +99,16 @@ def leave(clients):
         client.reset()
 
 
-def fd_room(wanted, stage, spare=200):
-    """How many of the wanted clients the descriptor limit allows; a note if fewer."""
-    room = min(wanted, raise_fd_limit() - spare)
+def fd_room(wanted, stage, least=0, spare=200):
+    """How many of the wanted clients the descriptor limit allows; a note if fewer.
+
+    With less than `least` the probe would show nothing.
+    """
+    limit = raise_fd_limit()
+    room = min(wanted, limit - spare)
+    if room < least:
+        raise NotTried(f"it needs {least + spare:,} descriptors, and the limit is {limit:,} "
+                       "(ulimit -Hn)")
     if room < wanted:
         stage.note(f"{room:,} clients: the limit of descriptors allows no more (ulimit -Hn)")
     return room
@@ -132,7 +138,7 @@ def refusals(server, clients):
 def fifteen_hundred(stage):
     """All are connected at the same time, each asks once."""
     server = stage.start()
-    clients = crowd(server, fd_room(1500, stage))
+    clients = crowd(server, fd_room(1500, stage, least=1500))
     count = len(clients)
     if count < 1500:
         stage.note(f"{count:,} clients: its queue has no room for more")
@@ -231,13 +237,14 @@ def idle_clients(stage):
 
     It ends as soon as it is clear that the cost grows: accepting 10,000 would take long, then.
     """
+    most = fd_room(10_000, stage, least=3000)
     few, many = stage.start(), stage.start()
     on_one_core(few, many)
     few_active = [few.connect() for _ in range(10)]
     many_active = [many.connect() for _ in range(10)]
     crowd(few, 100)
     idle = []
-    for count in (3000, fd_room(10_000, stage)):
+    for count in (3000, most):
         idle += crowd(many, count - len(idle))
         idle[-1].try_send(frame())
         wait_for(lambda: idle[-1].readable() or starves(idle[-1]),
@@ -270,6 +277,9 @@ def idle_clients(stage):
        hint="bound the work per client and turn: one recv(), then the next client")
 def fast_sender(stage):
     """Follow the server's calls: how much does it read of one before it reads of the other?"""
+    if not tracing.allowed():
+        raise NotTried("it needs ptrace(), and this machine forbids it (a container may: "
+                       "--cap-add=SYS_PTRACE)")
     server = stage.start()
     fast, small = server.connect(), server.connect()
     fast.roundtrip()
@@ -278,7 +288,7 @@ def fast_sender(stage):
     fast_fd, small_fd = fast.server_fd(), small.server_fd()
     read = calls = 0
     try:
-        with traced(server) as trace:
+        with tracing.traced(server) as trace:
             flood.push()
             small.send(frame(b"small"))
             for name, args, result in trace.calls():

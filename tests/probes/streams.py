@@ -54,7 +54,8 @@ def lengths(most):
 
 def pattern(size):
     """Bytes that do not repeat where a buffer might."""
-    return (bytes(i * 7 % 251 for i in range(min(size, 251 * 256))) * (size // (251 * 256) + 1))[:size]
+    block = bytes(i * 7 % 251 for i in range(251 * 256))
+    return (block * (size // len(block) + 1))[:size]
 
 
 @probe(row=5, title="a message of any length: around each power of two up to 1 MiB",

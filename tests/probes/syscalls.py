@@ -11,7 +11,7 @@ import socket
 import struct
 
 from tests.outside import kernel
-from tests.harness import MIB, Fail, Gone, Lesson, Untried, frame, frames, probe, wait_for
+from tests.harness import MIB, Fail, Gone, Lesson, NotTried, frame, frames, probe, wait_for
 from tests.probes.leaving import warmed_up
 from tests.outside.shim import SPIN, Shim
 
@@ -19,7 +19,7 @@ BURST = 100  # connections at a time: servers with a queue shorter than this are
 ROUNDS = 10
 
 
-class OutOfReach(Untried):
+class OutOfReach(NotTried):
     """The shim is not there, or the server does not make its calls through libc."""
 
     def __init__(self, why="build/shim.so is missing, or has no hold of this server"):
@@ -39,6 +39,8 @@ def start(stage, rules, situation=""):
         raise OutOfReach from None
     server = stage.start(env=shim.variables())
     if not shim.pid:
+        if stage.own:
+            raise Fail("the shim has no hold of it")
         raise OutOfReach
     stage.situation = lambda: f" (while {situation})" if situation and shim.injected() else ""
     return server, shim
@@ -307,11 +309,11 @@ def connect_or_end(server):
 @probe(row=13, title="epoll_ctl() has no room for another client", expect="- - - P P P P",
        look="epoll_ctl(2): ENOSPC, ENOMEM; /proc/sys/fs/epoll/max_user_watches",
        hint="who cannot be watched must be closed, or it waits for ever and a descriptor leaks",
-       of_runtime="It is {} that watches the clients. In production that happens when all processes "
-                  "of a user together watch as many descriptors as sysctl "
+       of_runtime="It is {} that watches the clients. In production that happens when all "
+                  "processes of a user together watch as many descriptors as sysctl "
                   "fs.epoll.max_user_watches allows: keep it far above the number of your clients")
 def no_room_to_watch(stage):
-    """The first client cannot be watched. It must not be left hanging; the next ones are served."""
+    """The first client cannot be watched. It must not be left hanging; the next are served."""
     calls = set_up_calls(stage)
     for error in ("ENOSPC", "ENOMEM"):
         server, shim = start(stage, f"epoll_ctl:{calls + 1}+:{error}", f"epoll_ctl() said {error}")
@@ -373,7 +375,8 @@ def one_byte_moves(stage, rules):
 
 
 @probe(row=14, title="short reads and writes of much that is held: the bytes are right",
-       expect="P P P P P P P", look="send(2) returns how many bytes it took, and from where you go on",
+       expect="P P P P P P P",
+       look="send(2) returns how many bytes it took, and from where you go on",
        hint="advance by what send() has returned, also in what you hold for later")
 def much_in_parts(stage):
     """A stream in parts: written at once but for the last byte, or in many; read in others.

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What `make lint` checks: formatting, static analysis, prose, and what may stand where."""
 
+import ast
 import os
 import pathlib
 import re
@@ -8,6 +9,9 @@ import shutil
 import subprocess
 import sys
 
+from tests.harness import runner
+
+CLANG = 14  # each version of clang-format breaks some lines elsewhere, clang-tidy finds new faults
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOP = r"\..*|0[1-7]-[a-z-]+|common|tests|Makefile|README\.md|build"
 
@@ -21,34 +25,43 @@ def tracked(*endings):
 
 def run(*command):
     """Run a command in the root of the repository; its output, or nothing when it succeeded."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     return "" if done.returncode == 0 else (done.stdout + done.stderr).strip() or "failed"
 
 
-def missing(tool, package):
-    """A complaint when a tool that this check cannot do without is not installed."""
-    return "" if shutil.which(tool) else f"{tool} is missing: apt-get install {package}"
+class Skipped(Exception):
+    """This check needs something that is not here."""
+
+
+def tool(name, package=None, version=None):
+    """The program of this name, or of the only version whose opinion we follow."""
+    if version and shutil.which(f"{name}-{version}"):
+        return f"{name}-{version}"
+    if not shutil.which(name):
+        raise Skipped(f"{name} is missing: apt-get install {package or name}")
+    found = re.search(r"version (\d+)", subprocess.getoutput(f"{name} --version"))
+    if version and found and int(found[1]) != version:
+        raise Skipped(f"this is {name} {found[1]}: others than {version} have other opinions")
+    return name
 
 
 def formatting():
     """Every C++ file is as .clang-format wants it."""
-    return missing("clang-format", "clang-format") or \
-        run("clang-format", "--dry-run", "-Werror", *tracked(".cpp", ".h"))
+    return run(tool("clang-format", version=CLANG), "--dry-run", "-Werror", *tracked(".cpp", ".h"))
 
 
 def static_analysis():
     """clang-tidy has nothing to say about the servers and the library."""
     sources = [f for f in tracked(".cpp") if f[0] == "0"]
     flags = ["--", "-std=c++20", "-I."]
-    return missing("clang-tidy", "clang-tidy") or \
-        run("clang-tidy", "--quiet", "--warnings-as-errors=*", *sources, *flags)
+    return run(tool("clang-tidy", version=CLANG), "--quiet", "--warnings-as-errors=*", *sources,
+               *flags)
 
 
 def clang_builds():
     """The servers and the library compile without a warning with clang, too."""
     warnings = ["-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I.", "-fsyntax-only"]
-    return missing("clang++", "clang") or \
-        run("clang++", *warnings, *[f for f in tracked(".cpp") if f[0] == "0"])
+    return run(tool("clang++", "clang"), *warnings, *[f for f in tracked(".cpp") if f[0] == "0"])
 
 
 def prose():
@@ -71,11 +84,32 @@ def measured():
     return run(sys.executable, "-m", "tests.bench.measured", "--check")
 
 
+def locale_decides(call):
+    """Does this call leave to the locale how it reads or writes text?"""
+    name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    named = {keyword.arg for keyword in call.keywords}
+    positional = {"read_text": 1, "write_text": 2}.get(name, 99)  # where the encoding stands
+    if name == "open" and isinstance(call.func, ast.Name):
+        mode = [a.value for a in call.args[1:2] if isinstance(a, ast.Constant)] or ["r"]
+        return "b" not in mode[0] and "encoding" not in named
+    if name in ("read_text", "write_text"):
+        return "encoding" not in named and len(call.args) < positional
+    asks = [k for k in call.keywords if k.arg == "text" and getattr(k.value, "value", 0) is True]
+    return bool(asks) and "encoding" not in named
+
+
 def python():
-    """The scripts compile, and no line is longer than 100 columns."""
-    problems = run(sys.executable, "-m", "compileall", "-q", "tests").splitlines()
+    """The scripts compile, name their encodings, and no line is longer than 100 columns."""
+    problems = []
     for name in tracked(".py"):
-        for number, line in enumerate((ROOT / name).read_text().splitlines(), 1):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        try:
+            calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
+            problems += [f"{name}:{call.lineno}: which encoding? The locale is not to decide"
+                         for call in calls if locale_decides(call)]
+        except SyntaxError as error:
+            problems.append(f"{name}:{error.lineno}: {error.msg}")
+        for number, line in enumerate(text.splitlines(), 1):
             if len(line) > 100:
                 problems.append(f"{name}:{number}: {len(line)} columns")
     return "\n".join(problems)
@@ -87,18 +121,46 @@ def top_level():
     return f"not in the design: {', '.join(extra)}" if extra else ""
 
 
+def rooms():
+    """tests/README.md has a paragraph for each folder, and no folder has no name there."""
+    page = (ROOT / "tests" / "README.md").read_text("utf-8")
+    named = {*re.findall(r"^\*\*(\w+)/\*\* ", page, re.M)}
+    listed = {*re.findall(r"^\| \[(\w+)/\]\(\1\) \|", page, re.M)}
+    there = {p.name for p in (ROOT / "tests").iterdir() if p.is_dir() and p.name[0] != "_"}
+    loose = {p.name for p in (ROOT / "tests").iterdir() if p.is_file()}
+    wrong = named ^ there | listed ^ there | loose - {"README.md", "__init__.py"}
+    return f"tests/README.md and tests/ differ: {', '.join(sorted(wrong))}" if wrong else ""
+
+
+def apply_format():
+    """Lay out every C++ file as .clang-format wants it: `make format`."""
+    try:
+        print(run(tool("clang-format", version=CLANG), "-i", *tracked(".cpp", ".h")), end="")
+        return 0
+    except Skipped as reason:
+        print(reason, file=sys.stderr)
+        return 1
+
+
 def main():
-    passed = failed = 0
-    for check in (formatting, static_analysis, clang_builds, prose, figures, matrix, measured, python,
-                  top_level):
-        problem = check()
+    if sys.argv[1:] == ["--format"]:
+        return apply_format()
+    passed = failed = skipped = 0
+    for check in (formatting, static_analysis, clang_builds, prose, figures, matrix, measured,
+                  python, top_level, rooms):
+        try:
+            problem = check()
+        except Skipped as reason:
+            skipped += 1
+            print(f"skip  {check.__doc__}\n      {reason}", flush=True)
+            continue
         print(f"{'FAIL' if problem else 'ok  '}  {check.__doc__}", flush=True)
         if problem:
             print("      " + problem.replace("\n", "\n      "))
         passed, failed = passed + (not problem), failed + bool(problem)
-    print(f"{passed} passed, {failed} failed")
+    print(f"{passed} passed, {failed} failed" + f", {skipped} skipped" * (skipped > 0))
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runner.main(main)

@@ -1,24 +1,34 @@
 #!/usr/bin/env python3
-"""Run every test suite, one after the other, and sum up. This is `make test`.
+"""Run every test suite, some at a time, and sum up. This is `make test`.
 
 Each suite is a program that says on a line of its own how many of its checks passed and failed, and
 exits with 0 when none failed. A suite that says nothing counts as one failure: silence is no pass.
+What it prints is shown when it has ended; how far all are is said meanwhile.
 
 With SAN=address,undefined or SAN=thread in the environment (`make test SAN=thread`) the programs in
 --build have these sanitizers. A finding ends the program, and so fails what it was part of.
+
+    python3 -m tests.self.run --busy 20 matrix    beside 20 processes that do nothing but burn CPU:
+                                                  a busy machine must not change a verdict
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import re
+import selectors
 import subprocess
 import sys
 import time
 
+from tests import harness
+from tests.harness import runner
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PYTHON = [sys.executable]
 SAN = os.environ.get("SAN", "")
+SAY_EVERY = 30  # seconds, where a line cannot be written over
 
 # Suites whose result does not depend on SAN, and what they build.
 SAME_WITH_SAN = {
@@ -29,64 +39,185 @@ SAME_WITH_SAN = {
 
 
 def suites(build):
-    """Name and command of each suite, the quick ones first."""
+    """Name and command of each suite, the long ones first: then all end at about the same time."""
+    scripts = sorted(ROOT.glob("tests/*/test_*.py"))
     return [
-        ("prose", PYTHON + ["-m", "tests.book.prose"]),
-        ("unit", [f"{build}/unit", "--gtest_brief=1"]),
-        ("sim", [f"{build}/sim"]),
-        ("fuzz corpus", PYTHON + ["-m", "tests.loop.fuzz", "--replay", "--build", build]),
-        ("matrix", PYTHON + ["-m", "tests.learn.matrix", "--build", build]),
         ("mutants", PYTHON + ["-m", "tests.mutants", "--exact", "quick", "--build", build]),
-        ("scripts", PYTHON + ["-m", "unittest", "discover", "-s", "tests", "-t", "."]),
+        ("matrix", PYTHON + ["-m", "tests.learn.matrix", "--build", build]),
+        *((path.stem, PYTHON + ["-m", "unittest", ".".join(path.relative_to(ROOT).parts)[:-3]])
+          for path in scripts),
+        ("fuzz corpus", PYTHON + ["-m", "tests.loop.fuzz", "--replay", "--build", build]),
+        ("unit", [f"{build}/unit"]),
+        ("prose", PYTHON + ["-m", "tests.book.prose"]),
+        ("sim", [f"{build}/sim"]),
     ]
 
 
 def counts(output):
-    """How many passed and failed, in the words of this course, GoogleTest or unittest.
-
-    A test that is skipped, since a tool is missing, counts as neither.
-    """
-    if ours := re.findall(r"^(\d+) passed, (\d+) failed", output, re.M):
-        return int(ours[-1][0]), int(ours[-1][1])
+    """How many passed, failed, were skipped: in our words, GoogleTest's or unittest's."""
+    if ours := re.findall(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?", output, re.M):
+        return tuple(int(number or 0) for number in ours[-1])
     if google := re.search(r"\[==========\] (\d+) tests? from .* ran", output):
-        bad = re.search(r"(\d+) FAILED TESTS?", output)
-        failed = int(bad[1]) if bad else 0
-        return int(google[1]) - failed, failed
+        passed, skipped = (sum(map(int, re.findall(rf"^\[  {word} *\] (\d+) tests?", output, re.M)))
+                           for word in ("PASSED", "SKIPPED"))
+        return passed, int(google[1]) - passed - skipped, skipped
     if unit := re.search(r"^Ran (\d+) tests? in", output, re.M):
         bad = re.findall(r"(?:failures|errors|unexpected successes)=(\d+)", output)
         failed = sum(int(n) for n in bad)
-        skipped = sum(int(n) for n in re.findall(r"skipped=(\d+)", output))
-        return int(unit[1]) - failed - skipped, failed
+        skipped = sum(map(int, re.findall(r"^(?:OK|FAILED) .*skipped=(\d+)", output, re.M)))
+        return int(unit[1]) - failed - skipped, failed, skipped
     return None
 
 
-def run(name, command, build):
-    """Run one suite, showing what it prints. Returns how many passed and failed."""
-    print(f"==== {name}: {' '.join(command)}", flush=True)
-    started = time.monotonic()
-    lines = []
-    process = subprocess.Popen(command, cwd=ROOT, text=True, errors="replace",
-                               env={**os.environ, "BUILD": str(build)},
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def in_words(passed, failed, skipped):
+    """The sum as all suites say it."""
+    return f"{passed} passed, {failed} failed" + f", {skipped} skipped" * (skipped > 0)
+
+
+def failures(output):
+    """The checks that have failed, by their names."""
+    found = re.findall(r"^\[  FAILED  \] ([\w/]+\.[\w/]+)|^(?:FAIL|ERROR): (\w+ \([\w.]+\))"
+                       r"|^FAIL +(.*)|^(row \d+ on .*)", output, re.M)
+    begun = re.findall(r"^\[ RUN      \] (\S+)", output, re.M)
+    ended = set(re.findall(r"^\[ +(?:OK|FAILED|SKIPPED) +\] ([\w/.]+)", output, re.M))
+    return list(dict.fromkeys("".join(names) for names in found)) + \
+        [f"{test}, which ended the program" for test in begun if test not in ended]
+
+
+def worth_showing(output):
+    """Without the tests of GoogleTest that have passed."""
+    return re.sub(r"^\[ RUN      \] (\S+)\n\[       OK \] \1 .*\n|^\[-{10}\].*\n\n?", "", output,
+                  flags=re.M)
+
+
+class Suite:
+    """A suite at work: what it has printed, and how far it says that it is."""
+
+    def __init__(self, name, command, build):
+        self.name, self.command = name, command
+        self.began, self.output, self.step, self.result = time.monotonic(), b"", "", None
+        self.steps, steps_end = os.pipe()
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            pass_fds=[steps_end],
+            env={**os.environ, "BUILD": str(build),
+                 "PROGRESS": f"{steps_end}:{os.fstat(steps_end).st_ino}"})
+        os.close(steps_end)
+
+    def read(self, descriptor):
+        """More of its output, or of its steps. False when there will be no more."""
+        data = os.read(descriptor, 1 << 16)
+        if descriptor != self.steps:
+            self.output += data
+        elif data:
+            self.step = data.decode().split()[-1]
+        return bool(data)
+
+    def end(self):
+        """Wait for its end and print what it has said. Returns what has failed, in words."""
+        _, status, usage = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        self.process.stdout.close()
+        os.close(self.steps)
+        output = self.output.decode(errors="replace")
+        passed, failed, skipped = counts(output) or (0, 1, 0)
+        if self.process.returncode != 0 and failed == 0:
+            failed = 1
+        self.result = passed, failed, skipped
+        print(f"==== {self.name}: {' '.join(self.command)}\n{worth_showing(output)}"
+              f"==== {self.name}: {in_words(*self.result)}, exit status "
+              f"{self.process.returncode}, {time.monotonic() - self.began:.0f} s, "
+              f"{usage.ru_utime + usage.ru_stime:.0f} s of CPU\n", flush=True)
+        names = failures(output) or ["see above"]
+        return [f"{self.name}: {text}" for text in names] if failed else []
+
+    def kill(self):
+        """End it, and let it end what it has started."""
+        self.process.terminate()
+        self.process.wait()
+
+
+class Status:
+    """A line that says how far all suites are."""
+
+    def __init__(self, total):
+        self.total, self.began, self.said = total, time.monotonic(), time.monotonic()
+        self.terminal = sys.stderr.isatty()
+
+    def say(self, done, active):
+        """On a terminal it is written over, elsewhere it is said now and then."""
+        now = time.monotonic()
+        minutes, seconds = divmod(int(now - self.began), 60)
+        line = f"[{done} of {self.total} suites] {minutes}:{seconds:02}  " + ", ".join(
+            f"{suite.name} {suite.step}".strip() for suite in active)
+        if self.terminal:
+            print(f"\r\033[K{line[:79]}", end="", file=sys.stderr, flush=True)
+        elif now - self.said > SAY_EVERY:
+            print(line, file=sys.stderr, flush=True)
+            self.said = now
+
+    def clear(self):
+        """Before something else is printed."""
+        if self.terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def run(chosen, build, jobs):
+    """Run the suites, `jobs` at a time. Returns their counts, and what has failed, in words."""
+    waiting, active, results, failed = list(chosen), [], [], []
+    status, selector = Status(len(chosen)), selectors.DefaultSelector()
     try:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line)
+        while waiting or active:
+            while waiting and len(active) < jobs:
+                suite = Suite(*waiting.pop(0), build)
+                active.append(suite)
+                for descriptor in (suite.steps, suite.process.stdout.fileno()):
+                    selector.register(descriptor, selectors.EVENT_READ, suite)
+            for key, _ in selector.select(1):
+                suite = key.data
+                if suite not in active or suite.read(key.fd):
+                    continue
+                selector.unregister(key.fd)
+                if key.fd != suite.steps:
+                    if suite.steps in selector.get_map():
+                        selector.unregister(suite.steps)
+                    active.remove(suite)
+                    status.clear()
+                    failed += suite.end()
+                    results.append(suite.result)
+            status.say(len(results), active)
     finally:
-        if process.poll() is None and sys.exc_info()[0] is not None:
-            process.terminate()
-        process.wait()
-    passed, failed = counts("".join(lines)) or (0, 1)
-    if process.returncode != 0 and failed == 0:
-        failed = 1
-    print(f"==== {name}: {passed} passed, {failed} failed, exit status {process.returncode}, "
-          f"{time.monotonic() - started:.0f} s\n", flush=True)
-    return passed, failed
+        status.clear()
+        for suite in active:
+            suite.kill()
+    return results, failed
+
+
+@contextlib.contextmanager
+def busy(count, core=None):
+    """So many processes that are never without work, on all cores or on one."""
+    starter, cores = os.getpid(), os.sched_getaffinity(0) if core is None else {core}
+
+    def prepare():
+        harness.die_with_parent(starter)
+        os.sched_setaffinity(0, cores)
+
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=prepare)
+               for _ in range(count)]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--build", default="build", help="where the programs are")
+    arguments.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)) + 1,
+                           help="suites at a time: most of them wait for something half the time")
+    arguments.add_argument("--busy", type=int, default=0, help="processes that burn CPU beside")
     arguments.add_argument("suite", nargs="*", help="only these")
     options = arguments.parse_args()
 
@@ -97,19 +228,18 @@ def main():
         arguments.error(f"no suite {', '.join(unknown)}; there are {names}")
     chosen = [(name, command) for name, command in known
               if not options.suite or name in options.suite]
-    results = []
-    for name, command in chosen:
-        if SAN and name in SAME_WITH_SAN and not options.suite:
-            print(f"==== {name}: left out with SAN={SAN}: it builds {SAME_WITH_SAN[name]}\n")
-        else:
-            results.append(run(name, command, options.build))
-    passed, failed = (sum(column) for column in zip(*results))
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
+    if SAN and not options.suite:
+        for name, what in SAME_WITH_SAN.items():
+            print(f"==== {name}: left out with SAN={SAN}: it builds {what}\n")
+        chosen = [(name, command) for name, command in chosen if name not in SAME_WITH_SAN]
+    with busy(options.busy):
+        results, failed = run(chosen, options.build, options.jobs)
+    for text in failed:
+        print(f"failed: {text}")
+    passed, wrong, skipped = (sum(column) for column in zip(*results))
+    print(in_words(passed, wrong, skipped))
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    runner.main(main)

@@ -24,6 +24,7 @@ from tests import harness
 from tests.bench import load
 from tests.bench import rounds
 from tests.bench import scenarios
+from tests.self.run import busy
 
 SCRIPT = [sys.executable, "-m", "tests.bench.compare"]
 HEADER = 8  # bytes
@@ -118,7 +119,7 @@ def run(port, *options, lines=None):
     command = [str(load.BUILD / "load"), "--port", str(port), "--patience", "2000", *options]
     if lines:
         command += ["--lines", "1"]
-    done = subprocess.run(command, input="\n".join(lines or []), text=True, check=False,
+    done = subprocess.run(command, input="\n".join(lines or []), encoding="utf-8", check=False,
                           stdout=subprocess.PIPE, timeout=60)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -188,6 +189,15 @@ class Generator(unittest.TestCase):
         self.assertEqual(status, 1, result)
         self.assertEqual((result["messages"], result["missing"]), (10, 4), result)
 
+    def test_a_server_that_has_no_core_is_waited_for(self):
+        """It shares one with others that come first: for long nothing comes, and then it does."""
+        core = min(os.sched_getaffinity(0))
+        command = ["nice", "-n", "15", str(load.BUILD / "07-evloop")]
+        with harness.Server(command, cpu=core) as server, busy(4, core):
+            status, (result,) = run(server.port, "--pid", str(server.pid), "--patience", "200",
+                                    "--connections", "5", "--count", "60")
+        self.assertEqual((status, result["messages"], result["missing"]), (0, 60, 0), result)
+
     def test_a_server_that_closes(self):
         """In the middle of the load: the connection is lost, with what was on its way."""
         with Fake(lambda f, n, _: f if n < 11 else None) as server:
@@ -253,7 +263,7 @@ class Generator(unittest.TestCase):
                         ["--churn", "5", "--rate", "100"]):
             with self.subTest(options=options):
                 done = subprocess.run([load.BUILD / "load", *options], capture_output=True,
-                                      text=True, check=False, timeout=10)
+                                      encoding="utf-8", check=False, timeout=10)
                 self.assertEqual((done.returncode, done.stdout), (2, ""))
                 self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
@@ -294,7 +304,7 @@ class Script(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "out.json"
             done = subprocess.run([*SCRIPT, "--quick", "--json", path, *options],
-                                  cwd=load.ROOT, capture_output=True, text=True, check=False,
+                                  cwd=load.ROOT, capture_output=True, encoding="utf-8", check=False,
                                   timeout=300)
             self.charts = {chart.stem: xml.etree.ElementTree.parse(chart).getroot()
                            for chart in pathlib.Path(folder).glob("*.svg")}

@@ -52,7 +52,7 @@ class Missing(unittest.TestCase):
     """Without wrk there is one line that says what to install."""
 
     def test_says_what_to_install(self):
-        done = subprocess.run(SCRIPT, capture_output=True, text=True, check=False,
+        done = subprocess.run(SCRIPT, capture_output=True, encoding="utf-8", check=False,
                               cwd=harness.ROOT, env={**os.environ, "PATH": "/nonexistent"},
                               timeout=60)
         self.assertEqual((done.returncode, done.stdout), (2, ""))
@@ -66,7 +66,7 @@ class Run(unittest.TestCase):
     def start(self, *arguments):
         """The script in a process group of its own."""
         process = subprocess.Popen([*SCRIPT, *arguments], stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True, cwd=harness.ROOT,
+                                   stderr=subprocess.PIPE, encoding="utf-8", cwd=harness.ROOT,
                                    start_new_session=True,
                                    preexec_fn=harness.heed_interrupts)
         self.addCleanup(process.communicate)

@@ -14,7 +14,7 @@ BUILD = os.environ.get("BUILD", harness.BUILD)
 
 def run(number, *args, preexec_fn=None):
     """Run a server that is expected to end by itself."""
-    return subprocess.run([os.path.join(BUILD, harness.STAGES[number]), *args], text=True,
+    return subprocess.run([os.path.join(BUILD, harness.STAGES[number]), *args], encoding="utf-8",
                           capture_output=True, timeout=harness.FAILSAFE, stdin=subprocess.DEVNULL,
                           preexec_fn=preexec_fn)
 

@@ -91,7 +91,7 @@ class ShimTest(unittest.TestCase):
         self.addCleanup(shim.close)
         run = subprocess.run(
             [sys.executable, "-S", "-c", PRELUDE + code + LEAVE],
-            env=shim.env(), capture_output=True, text=True, timeout=60)  # fmt: skip
+            env=shim.env(), capture_output=True, encoding="utf-8", timeout=60)  # fmt: skip
         self.assertEqual(run.returncode, 0, run.stderr)
         return ast.literal_eval(run.stdout), shim
 
@@ -100,7 +100,7 @@ class ShimTest(unittest.TestCase):
         with Shim(rules) as shim:
             run = subprocess.run(
                 [sys.executable, "-S", "-c", PRELUDE + code],
-                env={**shim.env(), **variables}, capture_output=True, text=True,
+                env={**shim.env(), **variables}, capture_output=True, encoding="utf-8",
                 timeout=60)  # fmt: skip
         return run.returncode, run.stderr
 
@@ -109,7 +109,8 @@ class ShimTest(unittest.TestCase):
         shim = Shim(rules)
         self.addCleanup(shim.close)
         process = subprocess.Popen(
-            [sys.executable, "-S", "-c", code], env=shim.env(), stdout=subprocess.PIPE, text=True)
+            [sys.executable, "-S", "-c", code], env=shim.env(), stdout=subprocess.PIPE,
+            encoding="utf-8")
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)

@@ -84,7 +84,8 @@ class CommandLine(unittest.TestCase):
         with tempfile.TemporaryDirectory() as build:
             done = subprocess.run(
                 [sys.executable, "-m", "tests.book.site", "--build", build], cwd=markdown.ROOT,
-                env={"PATH": "/nonexistent"}, capture_output=True, text=True, check=False)
+                env={"PATH": "/nonexistent"}, capture_output=True, encoding="utf-8",
+                check=False)
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertEqual(done.stderr, "make site needs pandoc: apt-get install pandoc\n")
 

@@ -39,7 +39,8 @@ def make(folder, fault):
     """A server with a fault, as a program."""
     path = pathlib.Path(folder) / "server"
     lines = "".join(f"    {line}\n" for line in fault.splitlines())
-    path.write_text(SERVER.format(python=sys.executable, root=harness.ROOT, fault=lines))
+    path.write_text(SERVER.format(python=sys.executable, root=harness.ROOT, fault=lines),
+                    encoding="utf-8")
     path.chmod(0o755)
     return str(path)
 
@@ -139,7 +140,7 @@ class CommandLine(unittest.TestCase):
 
     def run_it(self, *arguments):
         return subprocess.run([sys.executable, "-m", "tests.loop.soak", *arguments],
-                              cwd=harness.ROOT, capture_output=True, text=True,
+                              cwd=harness.ROOT, capture_output=True, encoding="utf-8",
                               timeout=10 * harness.FAILSAFE)
 
     def test_a_failure_says_how_to_see_it_again(self):

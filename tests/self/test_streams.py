@@ -23,7 +23,8 @@ def run(name, *args, **streams):
     """Run a program that is expected to end by itself."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
                **streams}
-    return subprocess.run([os.path.join(BUILD, name), *args], text=True, timeout=harness.FAILSAFE,
+    return subprocess.run([os.path.join(BUILD, name), *args], encoding="utf-8",
+                          timeout=harness.FAILSAFE,
                           **streams)
 
 

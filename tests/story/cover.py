@@ -32,7 +32,7 @@ class Wide:
     subtitle = ["Recorded, not drawn. B says ten words a second to each server: a tick is an "
                 "answer at once, an arc is a wait.",
                 "A connects and is silent, then 1,500 come at once. C sends 8 MB, and reads two "
-                "seconds later.", "D is owed 4 MB when SIGTERM tells the server to stop."]
+                "seconds later.", "D is owed 6 MB when SIGTERM tells the server to stop."]
     axis, words_x, lead = 34, 572, 14.5
 
     @classmethod
@@ -69,7 +69,7 @@ class Narrow(Wide):
     subtitle = ["Recorded, not drawn. B says ten words a second",
                 "to each server: a tick is an answer at once, an", "arc is a wait. A is silent, "
                 "then 1,500 come at once.", "C sends 8 MB, and reads two seconds later.",
-                "D is owed 4 MB when SIGTERM comes."]
+                "D is owed 6 MB when SIGTERM comes."]
     axis, words_x, lead = 56, 12, 15
 
     @classmethod
@@ -189,7 +189,7 @@ def style(layout, length, travel):
 
 def size(count):
     """4 KB, 113 KB, 8 MB."""
-    return f"{count / story.MIB:.3g} MB" if count >= story.MIB else f"{count / 1024:.0f} KB"
+    return f"{count / story.MIB:.3g} MB" if count >= story.MIB else f"{int(count / 1024 + 0.5)} KB"
 
 
 def got(who, data):
@@ -209,7 +209,7 @@ def words(data):
     if crowd["waiting"]:
         lines.append(f"{crowd['waiting']:,} of {story.CROWD:,} never served")
     for who in ("C", "D"):
-        if data[who]["got"] < data[who]["total"]:
+        if data[who]["how"]:
             lines.append(got(who, data[who]))
     return lines
 
@@ -314,7 +314,7 @@ def draw_fates(svg, x, y, data):
 
 def fate(data):
     """Was a client served, cut off, or never served at all?"""
-    return "good" if data["got"] == data["total"] else "bad" if data["got"] else "wait"
+    return "good" if not data["how"] else "bad" if data["got"] else "wait"
 
 
 def draw_foot(svg, layout, x, bottom, recording):

@@ -17,9 +17,10 @@ def told(recording):
 def assemble(recording):
     """The page as text. It needs no other file, and no network."""
     data = json.dumps(told(recording), separators=(",", ":"), ensure_ascii=False)
-    parts = {place: (PARTS / name).read_text().strip() for place, name in PLACES.items()}
+    parts = {place: (PARTS / name).read_text(encoding="utf-8").strip()
+             for place, name in PLACES.items()}
     parts["/*RECORDING*/"] = data.replace("</", "<\\/")  # or the script would end there
-    text = (PARTS / "page.html").read_text()
+    text = (PARTS / "page.html").read_text(encoding="utf-8")
     for place, part in parts.items():
         assert text.count(place) == 1, place
         text = text.replace(place, part)

@@ -33,7 +33,11 @@ def step(build):
     recording = {"version": 1, **story.about(), "sizes": story.sizes(), "stages": []}
     for number, name in harness.STAGES.items():
         print(f"{name}, call by call", flush=True)
-        recording["stages"].append(steps.record(number, build))
+        try:
+            recording["stages"].append(steps.record(number, build))
+        except PermissionError as error:
+            sys.exit(f"steps cannot be recorded here: {error} (in a container: "
+                     "--cap-add=SYS_PTRACE)")
     return recording, steps.problems(recording)
 
 

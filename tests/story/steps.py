@@ -12,7 +12,6 @@ import itertools
 import platform
 import re
 import signal
-import socket
 import struct
 import time
 
@@ -100,12 +99,12 @@ def interest_list(pid):
 class Actor:
     """A client of the story. It acts by itself as far as that is possible without waiting."""
 
-    def __init__(self, server, slow=False):
-        self.client = server.connect(rcvbuf=story.SLOW if slow else None)
+    def __init__(self, server, reads=True):
+        self.client = server.connect()
         self.fd = None  # in the server, once it was accepted
         self.stream = b""  # all it has to say
         self.sent = self.got = 0
-        self.reads, self.broken, self.over, self.left = not slow, "", "", False
+        self.reads, self.broken, self.over, self.left = reads, "", "", False
 
     def act(self):
         """Send and receive what goes at once. Did anything move?"""
@@ -122,6 +121,7 @@ class Actor:
                 self.got += len(data)
             except harness.Gone as gone:
                 self.over = self.broken or gone.how
+                self.client.close()
         return before != (self.sent, self.got, self.over, self.broken)
 
     def state(self, is_there):
@@ -137,12 +137,11 @@ class Actor:
 class Recorder:
     """One stage, from its first client to its end."""
 
-    def __init__(self, number, build):
-        self.number = number
-        self.stage = harness.Stage(number, build=build)
+    def __init__(self, stage):
+        self.stage = stage
         # No tick while we look, and no deadline either: here a second is a long time.
-        quiet = ["--tick-ms", "3600000", "--drain-ms", "60000"] if number == 7 else []
-        self.server = self.stage.start(*quiet)
+        quiet = ["--tick-ms", "3600000", "--drain-ms", "60000"] if stage.number == 7 else []
+        self.server = stage.start(*quiet)
         self.server.come_to_rest()
         self.listener = self._listener()
         self.named = self._named()
@@ -234,14 +233,13 @@ class Recorder:
                 act()
                 self.frame(act=True)
                 self.settle()
-            return {"stage": self.number, "name": self.stage.name, "listener": self.listener,
+            return {"stage": self.stage.number, "name": self.stage.name, "listener": self.listener,
                     "named": self.named,
                     "calls": sum("call" in frame for frame in self.frames),
                     "frames": changes(fold(self.frames))}
         finally:
             with contextlib.suppress(OSError):
                 self.trace.detach()
-            self.stage.stop()
 
     def settle(self):
         """Let the server and its clients go on until all of them sleep and nothing is under way."""
@@ -299,15 +297,15 @@ class Recorder:
 
     def _acts(self):
         return (self.connects("A"), self.connects("B"), self.says("B", harness.frame(b"hi")),
-                self.connects("C", slow=True),
+                self.connects("C", reads=False),
                 self.says("C", story.messages(story.C_BYTES, seed=3)),
                 self.says("B", harness.frame(b"ho")), self.reads("C"), self.leaves("A"),
                 self.comes_and_says("D", story.messages(story.D_BYTES, seed=4)), self.sigterm,
                 self.reads("D"))
 
-    def connects(self, who, slow=False):
+    def connects(self, who, reads=True):
         """A step: a client comes."""
-        return lambda: self.actors.update({who: Actor(self.server, slow)})
+        return lambda: self.actors.update({who: Actor(self.server, reads)})
 
     def says(self, who, data):
         """A step: a client has something to send."""
@@ -319,18 +317,13 @@ class Recorder:
     def comes_and_says(self, who, data):
         """A step: a client comes and sends, and does not read."""
         def act():
-            self.connects(who, slow=True)()
+            self.connects(who, reads=False)()
             self.says(who, data)()
         return act
 
     def reads(self, who):
         """A step: a client begins to read."""
-        def act():
-            actor = self.actors[who]
-            actor.reads = True
-            with contextlib.suppress(OSError):  # it may be cut off by now
-                actor.client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, story.QUICK)
-        return act
+        return lambda: setattr(self.actors[who], "reads", True)
 
     def leaves(self, who):
         """A step: a client has said all it wanted to, and waits for the end."""
@@ -408,8 +401,12 @@ def whole(frames):
 
 
 def record(number, build):
-    """Record a stage."""
-    return Recorder(number, build).run()
+    """Record a stage. Raises PermissionError where ptrace is not allowed."""
+    stage = harness.Stage(number, build=build)
+    try:
+        return Recorder(stage).run()
+    finally:
+        stage.stop()
 
 
 # What a recording must be like

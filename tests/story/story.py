@@ -6,7 +6,7 @@ writes down what the kernel knows, which makes the page. People, amounts and out
 and stand here.
 
 A connects, and says nothing. B connects, and says a word now and then. A crowd of 1,500 comes. C
-sends 8 MB, and reads none of it until later. D has sent 4 MB and has not read its answer when
+sends 8 MB, and reads none of it until later. D has sent 6 MB and has not read its answer when
 SIGTERM arrives.
 """
 
@@ -27,10 +27,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 MIB = 1024 * 1024
 CROWD = 1500
 C_BYTES = 8 * MIB  # more than both buffers of a connection hold
-D_BYTES = 4 * MIB
+D_BYTES = 6 * MIB  # more than those and what stage 6 holds: some is unread when SIGTERM comes
 FRAME = 64 * 1024  # bytes of C's and D's messages, header and all
-SLOW = 4096  # bytes, SO_RCVBUF of a client that does not read: its kernel does not read for it
-QUICK = MIB  # the same when it begins to read
 
 NEW = {1: "one client at a time", 2: "asks who is ready", 3: "no limit of 1,024",
        4: "the kernel keeps the list", 5: "never blocks, but drops", 6: "keeps what is not sent",
@@ -74,13 +72,13 @@ STEPS = (
     Step("A connects", "A will say nothing for a long time."),
     Step("B connects", "The kernel completes a connection by itself, and queues it."),
     Step("B says “hi”", "Ten bytes: the eight of a header, and two."),
-    Step("C connects", "Its receive buffer is small."),
+    Step("C connects", "So far, C is a client like A and B."),
     Step("C sends 8 MB, and does not read", "The answers fill C's receive buffer, then the "
          "server's send buffer. And then?"),
     Step("B says “ho”", "Here the seven part company."),
     Step("C reads at last", "Is all of it still there?"),
     Step("A leaves", "An end of file: it will send no more."),
-    Step("D sends 4 MB, and does not read", "Now D is owed an answer."),
+    Step("D sends 6 MB, and does not read", "Now D is owed an answer."),
     Step("SIGTERM", "The server is told to stop, with D's answer still under way."),
     Step("D reads", "Does it get every byte?"),
 )
@@ -92,7 +90,7 @@ QUESTIONS = (
      "text": "C will now send 8 MB and read nothing. Then B says “ho”. Which of these servers "
              "still answers B?"},
     {"before": SIGTERM, "reveal": THE_END, "client": "D",
-     "text": "SIGTERM comes while D is owed 4 MB. From which of these servers does D still get "
+     "text": "SIGTERM comes while D is owed 6 MB. From which of these servers does D still get "
              "every byte?"},
 )
 

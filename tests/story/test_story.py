@@ -63,6 +63,7 @@ class BrokenTimelines(unittest.TestCase):
 
     def test_a_busy_machine(self):
         self.broken(6, lambda data: data["B"][9].__setitem__(2, timeline.MACHINE), "too busy")
+        self.broken(3, lambda data: data.update(behind=0.9), "0.9 s behind the story")
 
     def test_who_is_let_down(self):
         for stage, who, key, value, complaint in (
@@ -226,7 +227,8 @@ class InChromium(unittest.TestCase):
         text = page.assemble(recording or record.load(record.STEPS))
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "page.html"
-            path.write_text(text.replace('"use strict";', script, 1) if script else text)
+            path.write_text(text.replace('"use strict";', script, 1) if script else text,
+                            encoding="utf-8")
             return shown_problems(self.chromium.open("about:blank"), path.as_uri())
 
     # What it shows

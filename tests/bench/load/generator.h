@@ -81,10 +81,11 @@ private:
     std::vector<std::unique_ptr<Client>> churn_;
     std::uint32_t last_number_ = 0;
     std::int64_t last_progress_ = 0;  // ns
+    std::int64_t cpu_before_ = 0;  // ns that the server had used up before this phase
     std::int64_t paced_since_ = 0;  // ns
     std::int64_t paced_ = 0;  // frames of the open loop sent since then
     std::uint64_t owed_ = 0;  // echoes, and churning connections that are open
     int opening_ = 0;  // connections without a first echo
     int budget_ = 0;  // frames that a phase of --count may still send
-    Loop loop_;  // last: it ends first, and calls on_close()
+    Loop loop_;
 };

@@ -53,6 +53,24 @@ inline std::map<std::string, std::int64_t> read_calls() {
     return calls;
 }
 
+// CPU time of a process, of all its threads; 0 if there is none of that number.
+inline std::int64_t cpu_of(pid_t pid) {
+    clockid_t clock;
+    return pid != 0 && clock_getcpuclockid(pid, &clock) == 0 ? nanoseconds(clock) : 0;
+}
+
+// Does one of its threads run, or wait for a core? Then it has not yet said all that it will say.
+inline bool at_work(pid_t pid) {
+    std::error_code gone;
+    std::filesystem::directory_iterator task("/proc/" + std::to_string(pid) + "/task", gone), end;
+    for (; task != end; task.increment(gone)) {
+        std::string line;
+        std::getline(std::ifstream(task->path() / "stat"), line);
+        if (line.rfind(") R") != std::string::npos) return true;
+    }
+    return false;
+}
+
 // A moment. The difference of two is what was used between them.
 struct Usage {
     std::int64_t time = 0;  // ns
@@ -69,8 +87,7 @@ struct Usage {
 inline Usage usage_of(pid_t pid, bool ends) {
     Usage usage;
     auto read_clocks = [&] {
-        clockid_t clock;
-        if (pid != 0 && clock_getcpuclockid(pid, &clock) == 0) usage.cpu = nanoseconds(clock);
+        usage.cpu = cpu_of(pid);
         usage.own_cpu = nanoseconds(CLOCK_PROCESS_CPUTIME_ID);
         usage.time = nanoseconds(CLOCK_MONOTONIC);
     };

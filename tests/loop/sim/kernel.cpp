@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <utility>
 
 Kernel* kernel;
@@ -57,6 +58,9 @@ std::uint32_t Kernel::ready(const File& file) const {
             break;
         case File::event:
             events = file.count > 0 ? EPOLLIN + 0u : 0u;
+            break;
+        case File::timer:
+            events = now >= file.due ? EPOLLIN + 0u : 0u;
             break;
         case File::extra:
             events = (file.count > 0 ? EPOLLIN + 0u : 0u) | (file.hung_up ? EPOLLHUP + 0u : 0u);
@@ -144,6 +148,7 @@ extern "C" {
 
 int __wrap_clock_gettime(clockid_t, timespec* time) {
     kernel->read_at = kernel->now;
+    if (kernel->first_read_at == 0) kernel->first_read_at = kernel->now;
     time->tv_sec = kernel->now / 1000;
     time->tv_nsec = kernel->now % 1000 * 1'000'000;
     return 0;
@@ -155,6 +160,15 @@ int __wrap_eventfd(unsigned count, int) {
     int fd = kernel->open(File::event);
     kernel->at(fd)->count = count;
     return fd;
+}
+
+int __wrap_timerfd_create(clockid_t, int) { return kernel->open(File::timer); }
+
+int __wrap_timerfd_settime(int fd, int, const itimerspec* next, itimerspec*) {
+    auto ms = [](timespec t) { return t.tv_sec * 1000 + t.tv_nsec / 1'000'000; };
+    kernel->at(fd)->due = ms(next->it_value);
+    kernel->at(fd)->period = ms(next->it_interval);
+    return 0;
 }
 
 int __wrap_socket(int, int, int) {
@@ -180,7 +194,7 @@ int __wrap_epoll_ctl(int, int operation, int fd, epoll_event* event) {
     }
     if (operation == EPOLL_CTL_ADD) file->registered = kernel->waits + 1;
     file->interest = event->events;
-    file->data = event->data.ptr;
+    file->data = event->data;
     return 0;
 }
 
@@ -189,17 +203,17 @@ int __wrap_epoll_wait(int, epoll_event* events, int most, int timeout) {
     ++k.waits;
     for (auto& file : k.files)
         if (file) file->recvs = 0;
-    std::int64_t until = k.now + timeout;
+    k.first_read_at = 0;
+    std::int64_t until = timeout == -1 ? INT64_MAX : k.now + timeout;
     for (;;) {
         k.network();
         int count = 0;
         for (auto& file : k.files) {
             if (!file || file->registered == 0) continue;
             if (std::uint32_t ready = k.ready(*file); ready != 0 && count < most)
-                events[count++] = {.events = ready, .data = {.ptr = file->data}};
+                events[count++] = {.events = ready, .data = file->data};
         }
         std::shuffle(events, events + count, k.random);
-        if (count > 1 && k.chance(20)) count = 1 + int(k.upto(count - 2));  // the rest next time
         if (count > 0) return count;
         if (k.chance(k.faults)) return error(EINTR);
         if (k.now >= until) return 0;
@@ -308,6 +322,10 @@ int __wrap_shutdown(int fd, int) {
 ssize_t __wrap_read(int fd, void* bytes, std::size_t) {
     File* file = kernel->at(fd);
     if (file == nullptr) return error(EBADF);
+    if (file->kind == File::timer) {
+        while (file->due <= kernel->now) file->due += file->period;
+        return sizeof file->count;
+    }
     if (file->count == 0) return error(EAGAIN);
     std::memcpy(bytes, &file->count, sizeof file->count);
     file->count = 0;
@@ -315,8 +333,10 @@ ssize_t __wrap_read(int fd, void* bytes, std::size_t) {
     return sizeof file->count;
 }
 
-ssize_t __wrap_write(int fd, const void*, std::size_t size) {
-    ++kernel->at(fd)->count;
+ssize_t __wrap_write(int fd, const void* bytes, std::size_t size) {
+    std::uint64_t n;
+    std::memcpy(&n, bytes, sizeof n);
+    if (File* file = kernel->at(fd)) file->count += n;  // else it is a line on stderr
     return size;
 }
 
@@ -343,11 +363,17 @@ int __wrap_close(int fd) {
     return 0;
 }
 
-int __wrap_getsockopt(int fd, int, int, void* value, socklen_t*) {
-    int number = std::exchange(kernel->at(fd)->error, 0);
+int __wrap_getsockopt(int fd, int, int option, void* value, socklen_t*) {
+    File& file = *kernel->at(fd);
+    bool listens = file.kind == File::listener;
+    int number = option == SO_ACCEPTCONN ? listens : std::exchange(file.error, 0);
     std::memcpy(value, &number, sizeof number);
     return 0;
 }
+
+// Nobody is connected to itself.
+int __wrap_getsockname(int, sockaddr*, socklen_t*) { return 0; }
+int __wrap_getpeername(int, sockaddr*, socklen_t*) { return error(ENOTCONN); }
 
 int __wrap_setsockopt(int fd, int, int option, const void*, socklen_t) {
     if (option == SO_LINGER) kernel->at(fd)->linger_reset = true;

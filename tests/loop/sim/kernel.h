@@ -28,7 +28,7 @@ struct Peer {
 };
 
 struct File {
-    enum Kind { epoll, event, listener, socket, extra } kind;
+    enum Kind { epoll, event, timer, listener, socket, extra } kind;
     // socket:
     Peer* peer = nullptr;
     std::string rx, tx;  // to be received by the loop, to be received by the peer
@@ -42,9 +42,11 @@ struct File {
     // event, extra:
     std::uint64_t count = 0;
     bool hung_up = false;
+    // timer: set again only when it has been read, as the real one is
+    std::int64_t due = 0, period = 0;  // ms
     // its registration
     std::uint32_t interest = 0;
-    void* data = nullptr;
+    epoll_data_t data{};
     long registered = 0;  // number of the last epoll_wait() before it
 };
 
@@ -55,6 +57,7 @@ struct Kernel {
     std::vector<Peer*> queue;  // of the listener
     std::int64_t now = 1000;  // ms
     std::int64_t read_at = 1000;  // when the loop last looked at the clock
+    std::int64_t first_read_at = 0;  // and first behind the last epoll_wait(); 0: not yet
     long waits = 0;
     long progress = 0;  // whatever has changed: bytes, hooks, descriptors
     int faults = 10;  // of a hundred calls that could fail, so many do

@@ -372,6 +372,7 @@ TEST(OptionsTest, HelpGoesToStdoutAndExits0) {
 
 TEST(ListenTest, PortZeroBecomesARealOneOnBothFamilies) {
     for (const char* host : {"127.0.0.1", "::1"}) {
+        if (!is_local(host)) GTEST_SKIP() << "this machine has no " << host;
         Options options = any_port(host);
         Fd listener = listen_on(options);
         EXPECT_EQ(to_string(options.address).find(":0"), std::string::npos);

@@ -102,7 +102,7 @@ TEST_F(ConnTest, EpollWaitInterruptedGoesOn) {
     int storm = 0;
     kernel.epoll_wait = [&](int epoll, epoll_event* events, int most, int timeout) {
         if (++storm % 2 == 0) return fail_with(EINTR);
-        return real::epoll_wait(epoll, events, most, std::min(timeout, 5));
+        return real::epoll_wait(epoll, events, most, timeout < 0 ? 5 : std::min(timeout, 5));
     };
     Client& client = accepted_client();
     client.send("still there?");
@@ -194,14 +194,11 @@ TEST_F(ConnTest, FinThenTwoWritesIsNoSignal) {
     Client& client = accepted_client();
     client.send("x");
     EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
-    Conn* conn = last_conn();
+    last_conn()->release();
+    last_conn()->hold();
     client.close();
-    conn->write("one");
-    turn(5);
-    conn->write("two");
-    turn(5);
-    conn->write("three");
-    conn->release();
+    last_conn()->write("one");
+    last_conn()->write(std::string(100'000, '2'));
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
 }
 
@@ -253,11 +250,29 @@ TEST_F(ConnTest, LingeringEndsAtTheDrainDeadline) {
     EXPECT_TRUE(turn_until([&] { return client.over(); }));
     pass(4900ms);
     turn(5);
-    client.send_some("dribble");  // is no progress
-    turn(5);
     EXPECT_EQ(hooks.closed, 0);
     pass(1100ms);
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
+    EXPECT_EQ(hooks.errors, std::vector{0});
+}
+
+// Who uploads slowly what nobody wants gets the answer all the same: bytes that come are progress.
+// But not for ever.
+TEST_F(ConnTest, WhatIsThrownAwayIsProgressUpToABound) {
+    make_loop({.tick = 1000ms, .drain = 5000ms, .linger = 20'000ms});
+    hooks.read = [](Conn& conn) { conn.close(); };
+    Client& client = accepted_client();
+    client.send("upload");
+    EXPECT_TRUE(turn_until([&] { return client.over(); }));
+    for (int s = 0; s < 19; ++s) {
+        pass(1000ms);
+        client.send_some("more");
+        turn(3);
+        ASSERT_EQ(hooks.closed, 0) << "after " << s << " s";
+    }
+    pass(1000ms);
+    client.send_some("more");
+    turn(3);
     EXPECT_EQ(hooks.errors, std::vector{0});
 }
 
@@ -301,7 +316,7 @@ TEST_F(ConnTest, ReleaseWithoutHoldDoesNotStopTheDrainDeadline) {
     hooks.tick = [&] {
         if (hooks.closed == 0) conn->release();
     };
-    for (int i = 0; i < 6; ++i) {
+    for (int i = 0; i < 7; ++i) {
         pass(1000ms);
         loop().turn();  // the client does not look, and so does not close
     }
@@ -369,7 +384,7 @@ TEST_F(ConnTest, EverythingMayBeCalledInOnClose) {
         conn.state.reset();
         EXPECT_EQ(conn.input(), "");
         loop().remove_fd(conn.fd());
-        for (const Conn* other : hooks.open) loop().conn(other->fd())->abort();
+        for (const Conn* other : hooks.open) loop().conn(other->id())->abort();
     };
     for (int i = 0; i < 10; ++i) accepted_client();
     clients[4]->close();
@@ -381,15 +396,15 @@ TEST_F(ConnTest, EverythingMayBeCalledInOnClose) {
 // Its descriptor is open until then, so its number is that of nobody else.
 TEST_F(ConnTest, InOnCloseTheConnectionIsStillThatOfItsDescriptor) {
     hooks.close = [&](Conn& conn) {
-        EXPECT_EQ(loop().conn(conn.fd()), &conn);
+        EXPECT_EQ(loop().conn(conn.id()), &conn);
         EXPECT_FALSE(loop().add_fd(conn.fd(), EPOLLIN));
         EXPECT_EQ(errno, EEXIST);
     };
     accepted_client();
-    int fd = last_conn()->fd();
+    std::uint64_t id = last_conn()->id();
     clients[0]->close();
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
-    EXPECT_EQ(loop().conn(fd), nullptr);
+    EXPECT_EQ(loop().conn(id), nullptr);
 }
 
 // A hook may close any connection, those included for which an event is in the same batch.
@@ -398,7 +413,7 @@ TEST_F(ConnTest, ClosedByAnotherInTheSameBatchIsNotCalledAgain) {
     turn(5);
     hooks.read = [&](Conn& conn) {
         for (const Conn* other : hooks.open)
-            if (other != &conn) loop().conn(other->fd())->abort();
+            if (other != &conn) loop().conn(other->id())->abort();
         echo(conn);
     };
     for (auto& client : clients) client->send("all in one batch");
@@ -642,21 +657,26 @@ TEST_F(ConnTest, AHeldConnectionOutlivesTheEndOfItsInput) {
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
 }
 
-// EPOLLHUP and EPOLLERR cannot be masked: to wait for nothing is to be out of the list.
-TEST_F(ConnTest, AHeldConnectionThatIsResetDoesNotSpin) {
+// EPOLLHUP and EPOLLERR cannot be masked: they come without being waited for. on_close() is where a
+// server cancels the job, and the number of its connection finds nobody any more.
+TEST_F(ConnTest, AHeldConnectionThatIsResetIsOverAtOnce) {
     hooks.read = [](Conn& conn) {
-        conn.consume(conn.input().size());
+        conn.consume(3);
         conn.hold();
     };
+    std::string left;
+    hooks.close = [&](Conn& conn) { left = conn.input(); };
     Client& client = accepted_client();
-    Conn* conn = last_conn();
-    client.send("job");
+    std::uint64_t id = last_conn()->id();
+    client.send("job, and half of ano");
     EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
-    client.reset();
     EXPECT_TRUE(rests());
-    conn->release();
+    client.reset();
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
     EXPECT_EQ(hooks.errors, std::vector{ECONNRESET});
+    EXPECT_EQ(left, ", and half of ano");
+    EXPECT_EQ(loop().conn(id), nullptr);
+    EXPECT_TRUE(rests());
 }
 
 // ---- deadlines ---------------------------------------------------------------------------------
@@ -687,7 +707,7 @@ TEST_F(ConnTest, ADribbledMessageDoesNotHoldOffTheIdleDeadline) {
         pass(1000ms);
         return hooks.closed == 1;
     }));
-    EXPECT_LE(dribbled, 12);
+    EXPECT_LE(dribbled, 14);
     EXPECT_EQ(hooks.errors, std::vector{ETIMEDOUT});
 }
 
@@ -781,8 +801,7 @@ TEST_P(AcceptErrorTest, IsNotTheEndOfTheQueueWhenTheLoopStops) {
     EXPECT_EQ(hooks.accepted, 2);
 }
 INSTANTIATE_TEST_SUITE_P(, AcceptErrorTest,
-                         testing::Values(ECONNABORTED, EPROTO, ENETDOWN, EHOSTUNREACH, EPERM,
-                                         EINTR));
+                         testing::Values(ECONNABORTED, EPROTO, ENETDOWN, EHOSTUNREACH, EINTR));
 
 class OutOfResourcesTest : public LoopTest, public testing::WithParamInterface<int> {};
 
@@ -928,13 +947,15 @@ TEST_F(ConnTest, KnowsItsPeerItsLoopAndItsId) {
     Conn* conn = last_conn();
     EXPECT_EQ(conn->peer(), to_string(local_address(client.fd())));
     EXPECT_EQ(&conn->loop(), &loop());
-    EXPECT_EQ(loop().conn(conn->fd()), conn);
+    EXPECT_EQ(loop().conn(conn->id()), conn);
     EXPECT_EQ(std::any_cast<int>(conn->state), 1);
     std::uint64_t id = conn->id();
     client.close();
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
     accepted_client();
     EXPECT_NE(last_conn()->id(), id);
-    EXPECT_EQ(loop().conn(-1), nullptr);
+    EXPECT_EQ(loop().conn(id), nullptr) << "the number is used again, the id is not";
+    EXPECT_EQ(loop().conn(0), nullptr);
+    EXPECT_EQ(loop().conn(UINT64_MAX), nullptr);
     EXPECT_EQ(loop().conn(100'000), nullptr);
 }

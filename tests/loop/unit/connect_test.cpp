@@ -27,6 +27,7 @@ protected:
 
 TEST_F(ConnectTest, IsReportedOnceAndThenLikeAnyOther) {
     for (const char* host : {"127.0.0.1", "::1"}) {
+        if (!is_local(host)) GTEST_SKIP() << "this machine has no " << host;
         hooks.connected = hooks.closed = 0;
         Fd listener = server(host);
         Conn* conn = loop().connect(to);
@@ -168,7 +169,7 @@ TEST_F(ConnectTest, ManyAtOnce) {
     for (int i = 0; i < 200; ++i) ASSERT_NE(loop().connect(address), nullptr);
     EXPECT_TRUE(turn_until([&] { return hooks.connected == 200 && hooks.accepted == 200; }));
     std::vector<const Conn*> all(hooks.open.begin(), hooks.open.end());
-    for (const Conn* conn : all) loop().conn(conn->fd())->close();
+    for (const Conn* conn : all) loop().conn(conn->id())->close();
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 400; }));
 }
 
@@ -191,7 +192,7 @@ TEST_F(ConnectTest, AgainFromOnCloseWhileOthersAreClosing) {
     int again = 0;
     hooks.close = [&](Conn&) {
         if (fill.empty())
-            for (int fd = 0; fd < 1100;) fill.push_back(Fd{fd = dup(0)});
+            for (int fd = 0; fd < 700;) fill.push_back(Fd{fd = dup(0)});
         if (again < 30) again += loop().connect(address) != nullptr;
     };
     for (auto& client : clients) client->reset();

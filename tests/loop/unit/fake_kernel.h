@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -20,6 +21,7 @@ int accept4(int fd, sockaddr* address, socklen_t* length, int flags);
 int connect(int fd, const sockaddr* address, socklen_t length);
 ssize_t recv(int fd, void* bytes, std::size_t size, int flags);
 ssize_t send(int fd, const void* bytes, std::size_t size, int flags);
+ssize_t write(int fd, const void* bytes, std::size_t size);
 }  // namespace real
 
 struct Kernel {
@@ -30,13 +32,18 @@ struct Kernel {
     std::function<int(int, const sockaddr*, socklen_t)> connect;
     std::function<ssize_t(int, void*, std::size_t, int)> recv;
     std::function<ssize_t(int, const void*, std::size_t, int)> send;
+    std::function<ssize_t(int, const void*, std::size_t)> write;
+    std::function<int(pollfd*, nfds_t, int)> poll;
 
     // With the clock stopped, time passes only when a test adds to `now`. epoll_wait() then waits
-    // for events as ever, but returns after a moment of real time without them, with nothing.
+    // for events as ever, but returns after a moment of real time without them, with nothing. A
+    // timer that is set to a time of that clock does not run.
     bool clock_stopped = false;
     std::chrono::milliseconds now{};
+    std::chrono::milliseconds timer_first{}, timer_period{};
 
-    // With this too, a wait in which nothing comes lasts its whole time out, at no cost.
+    // With this too, a wait in which nothing comes lasts its whole time out, or until the timer, at
+    // no cost.
     bool time_flies = false;
 
     int quiet_waits = 0;  // calls of epoll_wait() in a row that could sleep, and saw nothing

@@ -386,9 +386,9 @@ TEST_F(FdsTest, ClosedByItsOwnerFirstAndItsNumberAccepted) {
     Fd copy{fcntl(client.fd(), F_DUPFD_CLOEXEC, 500)};
     clients.clear();
     EXPECT_TRUE(turn_until([&] { return hooks.accepted == 1; }));  // takes it back
-    ASSERT_NE(loop().conn(number), nullptr);
+    ASSERT_EQ(last_conn()->fd(), number);
     loop().remove_fd(number);
-    EXPECT_NE(loop().conn(number), nullptr) << "it is a connection's now";
+    EXPECT_EQ(loop().conn(last_conn()->id()), last_conn()) << "it is a connection's now";
     real::send(copy.get(), "hello", 5, 0);
     char room[10];
     EXPECT_TRUE(turn_until([&] { return real::recv(copy.get(), room, 10, MSG_DONTWAIT) == 5; }));

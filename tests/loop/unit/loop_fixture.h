@@ -28,9 +28,9 @@ public:
     std::function<bool(Conn&)> accept;
     std::function<void(Conn&)> connect, read, close;
     std::function<void(int, std::uint32_t)> fd;
-    std::function<void()> tick;
+    std::function<void()> tick, stop;
 
-    int accepted = 0, connected = 0, closed = 0, ticks = 0, reads = 0;
+    int accepted = 0, connected = 0, closed = 0, ticks = 0, reads = 0, stops = 0;
     std::set<const Conn*> open;
     std::vector<int> errors;  // of those that are closed, in order
 
@@ -40,6 +40,7 @@ public:
     void on_close(Conn& conn) override;
     void on_fd(int number, std::uint32_t events) override;
     void on_tick() override;
+    void on_stop() override;
 };
 
 void echo(Conn& conn);
@@ -102,6 +103,7 @@ protected:
 };
 
 int open_descriptors();
+bool is_local(const std::string& host);  // may one listen there? ::1 is not everywhere
 Options any_port(const std::string& host = "127.0.0.1");
 
 // Until the condition holds, or the failsafe.

@@ -70,8 +70,8 @@ TEST_F(TickTest, ACallbackLongerThanThreeIntervalsIsNoBurst) {
 }
 
 TEST_F(TickTest, ComesEvenIfEveryWaitIsInterrupted) {
-    kernel.epoll_wait = [](int, epoll_event*, int, int timeout) {
-        kernel.now += std::chrono::milliseconds(std::min(timeout, 100));
+    kernel.epoll_wait = [](int, epoll_event*, int, int) {
+        kernel.now += 100ms;
         return fail_with(EINTR);
     };
     for (int i = 0; i < 100; ++i) loop().turn();
@@ -106,6 +106,7 @@ TEST_F(TickTest, ALongTickDoesNotMakeOthersIdle) {
     client.send("x");
     pass(100ms);
     EXPECT_TRUE(turn_until([&] { return hooks.ticks > 1; }));
+    turn(3);
     EXPECT_EQ(client.bytes, "x");
     EXPECT_EQ(hooks.closed, 0);
 }
@@ -129,6 +130,7 @@ TEST_F(StopTest, AnswersWhatWasReceivedAndServesTheQueue) {
     old.send("sent before the stop");
     for (int i = 0; i < 100; ++i) add_client().send("in the accept queue");
     loop().stop();
+    kernel.time_flies = true;  // the one that says nothing gets its grace
     EXPECT_TRUE(run_to_the_end());
     for (auto& client : clients) client->receive();
     EXPECT_EQ(old.bytes, "sent before the stop");
@@ -193,6 +195,7 @@ TEST_F(StopTest, GivesUpAtTheDeadlineOnAClientThatDoesNotRead) {
     turn(5);
     EXPECT_EQ(hooks.closed, 0);
     pass(1ms);
+    EXPECT_TRUE(loop().turn());  // in the next one, all has been read that had come by now
     EXPECT_FALSE(loop().turn());
     EXPECT_EQ(hooks.errors, std::vector{ETIMEDOUT});
 }
@@ -215,6 +218,7 @@ TEST_F(StopTest, WaitsForAHeldConnection) {
 // It has received everything and merely keeps its end open: that is no reason to wait for the
 // deadline. The answer may not be acknowledged yet in the turn in which it was sent.
 TEST_F(StopTest, DoesNotWaitForAClientThatHasEverythingAndStays) {
+    kernel.clock_stopped = false;  // acknowledgements may be 40 ms late: ticks must come
     make_loop({.tick = 1ms, .drain = 1h});
     hooks.read = [](Conn& conn) {
         conn.consume(conn.input().size());
@@ -223,7 +227,6 @@ TEST_F(StopTest, DoesNotWaitForAClientThatHasEverythingAndStays) {
     Client& client = accepted_client(4096);  // so that much is on its way when all is sent
     client.send("answer me");
     loop().stop();
-    kernel.clock_stopped = false;  // acknowledgements may be 40 ms late: ticks must come
     EXPECT_TRUE(eventually([&] {
         client.receive();
         return !loop().turn();
@@ -289,16 +292,17 @@ TEST_F(StopTest, ConnectsUnderWayAreCancelled) {
     EXPECT_EQ(hooks.errors, std::vector{ECANCELED});
 }
 
-TEST_F(StopTest, DestructionClosesWhatIsLeft) {
+// The handler is often a class with the loop as a member, and its other members may be gone.
+TEST_F(StopTest, DestructionClosesWhatIsLeftAndCallsNoHook) {
     for (int i = 0; i < 5; ++i) accepted_client();
     ASSERT_NE(loop().connect(address), nullptr);
-    hooks.close = [](Conn& conn) {
-        EXPECT_EQ(conn.loop().connect(Address{}), nullptr);
-        conn.loop().stop();
-    };
+    last_conn()->write("x");
     end_loop();
-    EXPECT_EQ(hooks.closed, 6);
-    EXPECT_EQ(hooks.errors, std::vector(6, ECANCELED));
+    EXPECT_EQ(hooks.closed, 0);
+    for (auto& client : clients) {
+        client->receive();
+        EXPECT_TRUE(client->over());
+    }
 }
 
 // ---- other threads, and signals ----------------------------------------------------------------

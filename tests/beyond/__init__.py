@@ -1,0 +1,1 @@
+"""Beyond one process: restarts that lose nothing, several processes, a million clients."""

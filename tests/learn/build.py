@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""From a broken server to the whole one, a few lines at a time: `make build-N`.
+
+The mutants of a stage, backwards. It begins with a server that lacks them all. Each step gives some
+lines back, and shows which row of the matrix turns with them: guess before you press Return. What
+you see is built and run at that moment.
+"""
+
+import argparse
+import difflib
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import textwrap
+
+from tests import harness
+from tests import probes
+from tests.harness import runner
+from tests.mutants import mutant as mutants
+from tests.mutants import notice
+from tests.mutants.workshop import SERVER_FLAGS, compiler
+
+# In which order they are given back: each row must fail before its step and pass behind it. Two
+# mutants that the same row notices cannot both be steps.
+STEPS = {
+    1: ["one-send", "reuseaddr", "accept-rests", "log-signals"],
+    2: ["no-copy", "fd-setsize"],
+    3: ["erase", "wait-rests"],
+    4: ["eof", "eintr"],
+    5: ["one-accept", "one-recv", "blocking"],
+    6: ["no-mod", "eof-drops", "no-mark", "bad-alloc"],
+}
+
+
+class Ladder:
+    """The states of a stage: [0] lacks all that the steps give back, [-1] is whole."""
+
+    def __init__(self, number):
+        by_name = {mutant.name: mutant for mutant in mutants.of_stage(number)}
+        self.steps = [by_name[name] for name in STEPS[number]]
+        self.folder = self.steps[0].folder
+        self.states = [{}]  # each: the files that are not as in the repository
+        for step in reversed(self.steps):
+            self.states.insert(0, self.without(self.states[0], step))
+
+    def without(self, state, step):
+        """The state with the lines of one more step taken away."""
+        with tempfile.TemporaryDirectory() as place:
+            tree = pathlib.Path(place)
+            self.write(state, tree)
+            step.apply(tree)
+            return {**state, **{name: (tree / name).read_text("utf-8") for name in step.changed}}
+
+    def write(self, state, tree):
+        """Put a state into a folder, with all that it needs to be compiled."""
+        for part in (self.folder, "common"):
+            shutil.copytree(mutants.ROOT / part, tree / part)
+        for name, text in state.items():
+            (tree / name).write_text(text, "utf-8")
+
+    def server(self, at, place):
+        """Build a state; returns the path of the server."""
+        tree = pathlib.Path(place) / str(at)
+        self.write(self.states[at], tree)
+        flags = {flag for step in self.steps for flag in step.flags}
+        program = tree / self.folder / "server"
+        compiler(program, [*SERVER_FLAGS, *flags, f"-I{tree}",
+                           str(tree / self.folder / "server.cpp")])
+        return str(program)
+
+    def change(self, at):
+        """What a step changes, as the lines of a diff."""
+        lines = []
+        for name in self.steps[at].changed:
+            texts = [state.get(name) or (mutants.ROOT / name).read_text("utf-8")
+                     for state in self.states[at:at + 2]]
+            lines += [f"    {name}", ""]
+            lines += [f"    {line}".rstrip() for line in
+                      list(difflib.unified_diff(*map(str.splitlines, texts), lineterm=""))[3:]]
+        return "\n".join(lines)
+
+
+def climb(number, build, ask):
+    """All steps, one after the other. Returns how many did not do what they say."""
+    ladder, failed = Ladder(number), 0
+    names = " ".join(step.without + (";" if step != ladder.steps[-1] else ".")
+                     for step in ladder.steps)
+    print(fill(f"{ladder.folder} in {len(ladder.steps)} steps. The server that we begin with lacks "
+               + names))
+    with tempfile.TemporaryDirectory(prefix="build-") as place:
+        servers = [ladder.server(0, place)]
+        for at, step in enumerate(ladder.steps):
+            servers.append(ladder.server(at + 1, place))
+            row = step.rows[0]
+            before = notice.differences(row, number, servers[at], build)
+            print(f"\n{at + 1}. {step.without}\n")
+            print(fill(f"Without it: {step.seen}"))
+            print(fill(f"Row {row}, {probes.ROWS[row]}: "
+                       + (before[0] if before else "passes, although it should not"), "    "))
+            ask("\nWhich lines are missing? Return shows them. ")
+            print("\n" + ladder.change(at) + "\n")
+            after = notice.differences(row, number, servers[at + 1], build)
+            seen = after[0] if after else "as its chapter says."
+            print(fill(f"Row {row} now: {seen}", "    "))
+            failed += not before or bool(after)
+    print(f"\n{ladder.folder} is whole: {len(ladder.steps) - failed} passed, {failed} failed")
+    return failed
+
+
+def fill(text, indent=""):
+    """A paragraph of 80 columns."""
+    return textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent)
+
+
+def wait_for_return(prompt):
+    """Wait for the reader, if there is one who can type."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
+        return
+    try:
+        input(prompt)
+    except EOFError:
+        print()
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("stage", type=int)
+    arguments.add_argument("--build", default=harness.BUILD)
+    options = arguments.parse_args()
+    if options.stage not in STEPS:
+        print("make build-N: N is 1 to 6. Stage 7 is a library: make break-7 shows its mutants.",
+              file=sys.stderr)
+        return 2
+    if not shutil.which(os.environ.get("CXX", "g++")):
+        print("make build-N needs a compiler: apt-get install g++", file=sys.stderr)
+        return 2
+    probes.load()
+    return 1 if climb(options.stage, options.build, wait_for_return) else 0
+
+
+if __name__ == "__main__":
+    runner.main(main)

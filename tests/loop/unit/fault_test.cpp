@@ -1,0 +1,779 @@
+// Kinds of faults that loops have, this one once among them: a test for each, named after it.
+
+#include "loop_fixture.h"
+
+#include <cstdlib>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <thread>
+
+namespace {
+
+void take_all(Conn& conn) { conn.consume(conn.input().size()); }
+
+}  // namespace
+
+// ---- a deadline is judged before what had come by then is read ---------------------------------
+
+class DeadlineTest : public LoopTest {
+protected:
+    // More than one epoll_wait() reports.
+    void add_clients_and_pause(std::chrono::milliseconds pause) {
+        for (int i = 0; i < 300; ++i) accepted_client();
+        turn(3);
+        for (auto& client : clients) client->send("in time");
+        pass(pause);
+    }
+    bool all_are_answered() {
+        return turn_until([&] {
+            for (auto& client : clients)
+                if (client->bytes != "in time") return hooks.closed != 0;
+            return true;
+        });
+    }
+};
+
+TEST_F(DeadlineTest, BytesThatCameDuringAPauseCount) {
+    make_loop({.tick = 1000ms, .idle = 2000ms});
+    add_clients_and_pause(60'000ms);
+    EXPECT_TRUE(all_are_answered());
+    EXPECT_EQ(hooks.closed, 0);
+}
+
+// SIGSTOP and SIGCONT: epoll_wait() returns EINTR, with nothing.
+TEST_F(DeadlineTest, BytesThatCameDuringAStopOfTheProcessCount) {
+    make_loop({.tick = 1000ms, .idle = 2000ms});
+    add_clients_and_pause(60'000ms);
+    int interrupted = 3;
+    kernel.epoll_wait = [&](int epoll, epoll_event* events, int most, int) {
+        if (interrupted-- > 0) return fail_with(EINTR);
+        return real::epoll_wait(epoll, events, most, 1);
+    };
+    EXPECT_TRUE(all_are_answered());
+    EXPECT_EQ(hooks.closed, 0);
+}
+
+TEST_F(DeadlineTest, AMessageOfManyReadsThatCameDuringAPauseCounts) {
+    make_loop({.tick = 1000ms, .idle = 2000ms});
+    std::string sent = pattern(500'000);
+    hooks.read = [&](Conn& conn) {
+        if (conn.input().size() == sent.size()) echo(conn);
+    };
+    Client& client = accepted_client();
+    turn(3);
+    std::size_t done = client.send_some(sent);
+    ASSERT_GT(done, 200'000u);
+    pass(60'000ms);
+    EXPECT_TRUE(turn_until([&] {
+        done += client.send_some(std::string_view(sent).substr(done));
+        return client.bytes.size() == sent.size() || hooks.closed != 0;
+    }));
+    EXPECT_EQ(hooks.closed, 0);
+}
+
+TEST_F(DeadlineTest, ConnectsThatWereUpDuringAPauseAreUp) {
+    make_loop({.tick = 1000ms, .connect = 3000ms});
+    Options options = any_port();
+    Fd server = listen_on(options);
+    constexpr int many = 700;  // so that two batches are not enough
+    for (int i = 0; i < many; ++i) ASSERT_NE(loop().connect(options.address), nullptr);
+    loop().turn();
+    pass(60'000ms);
+    EXPECT_TRUE(turn_until([&] { return hooks.connected + hooks.closed == many; }));
+    EXPECT_EQ(hooks.connected, many);
+}
+
+// The batches are full for as long as everybody sends: deadlines are judged all the same.
+TEST_F(DeadlineTest, ASilentClientIsClosedBesideThreeHundredBusyOnes) {
+    make_loop({.tick = 1000ms, .idle = 2000ms});
+    Client& silent = accepted_client();
+    for (int i = 0; i < 300; ++i) accepted_client();
+    EXPECT_TRUE(turn_until([&] {
+        for (auto& client : clients)
+            if (client.get() != &silent) client->send_some("busy");
+        pass(10ms);
+        return hooks.closed != 0;
+    }));
+    EXPECT_TRUE(silent.over());
+    EXPECT_EQ(hooks.closed, 1);
+}
+
+TEST_F(DeadlineTest, OfTheHandlerCountsWhateverTheClientDoes) {
+    make_loop({.tick = 1000ms, .idle = 60'000ms});
+    hooks.accept = [](Conn& conn) { return conn.deadline(10'000ms), true; };
+    hooks.read = take_all;  // a body that is taken as it comes: each byte is progress
+    Client& client = accepted_client();
+    for (int s = 0; s < 9; ++s) {
+        client.send_some("x");
+        pass(1000ms);
+        turn(3);
+    }
+    EXPECT_EQ(hooks.closed, 0);
+    pass(1000ms);
+    turn(3);
+    EXPECT_EQ(hooks.errors, std::vector{ETIMEDOUT});
+    hooks.accept = [](Conn& conn) { return conn.deadline(1000ms), true; };
+    accepted_client();
+    last_conn()->deadline(0ms);
+    pass(10'000ms);
+    turn(3);
+    EXPECT_EQ(hooks.closed, 1) << "none is none";
+}
+
+// ---- an unknown error is retried at once -------------------------------------------------------
+
+class UnknownErrorTest : public LoopTest {
+protected:
+    UnknownErrorTest() { testing::internal::CaptureStderr(); }
+    ~UnknownErrorTest() override {
+        std::string said = testing::internal::GetCapturedStderr();
+        EXPECT_NE(said.find(expected), std::string::npos) << said;
+    }
+    std::string expected;
+};
+
+TEST_F(UnknownErrorTest, OfAcceptRestsTheListenerUntilTheNextTick) {
+    expected = "accept: Level 2 halted\n";
+    Client& there = accepted_client();
+    int calls = 0;
+    kernel.accept4 = [&](int, sockaddr*, socklen_t*, int) {
+        ++calls;
+        return fail_with(EL2HLT);
+    };
+    add_client();
+    Client& other = *clients[0];
+    turn(100);
+    EXPECT_EQ(calls, 1);
+    other.close();  // a free descriptor is no help
+    turn(10);
+    EXPECT_EQ(calls, 1);
+    pass(1000ms);
+    turn(10);
+    EXPECT_EQ(calls, 2);
+    (void)there;
+}
+
+TEST_F(UnknownErrorTest, AListenerThatListensNoMoreHoldsUpNobody) {
+    expected = "accept: Invalid argument\n";
+    make_loop();
+    Options options = any_port();
+    Fd listener = listen_on(options);
+    int number = listener.get();
+    EXPECT_TRUE(loop().listen(std::move(listener)));
+    Client& client = accepted_client();
+    shutdown(number, SHUT_RDWR);
+    turn(5);
+    kernel.quiet_waits = 0;
+    turn(20);
+    EXPECT_EQ(kernel.quiet_waits, 20);
+    client.send("and I?");
+    EXPECT_TRUE(turn_until([&] { return client.bytes == "and I?"; }));
+    accepted_client();
+}
+
+TEST_F(UnknownErrorTest, OfEpollWaitIsSaidAndSleptOn) {
+    expected = "epoll_wait: Bad address\n";
+    int sleeps = 0;
+    kernel.epoll_wait = [](int, epoll_event*, int, int) { return fail_with(EFAULT); };
+    kernel.poll = [&](pollfd* fds, nfds_t count, int timeout) {
+        if (count != 0) return ppoll(fds, count, nullptr, nullptr);  // is there room on stderr?
+        EXPECT_GT(timeout, 0);
+        ++sleeps;
+        kernel.now += std::chrono::milliseconds(timeout);
+        return 0;
+    };
+    for (int i = 0; i < 10; ++i) loop().turn();
+    EXPECT_EQ(sleeps, 10);
+    EXPECT_EQ(hooks.ticks, 10);
+    kernel.poll = {};
+}
+
+class FaultTest : public LoopTest {};
+
+TEST_F(FaultTest, WhatDoesNotListenIsNotListenedTo) {
+    Fd unbound{socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    EXPECT_FALSE(loop().listen(std::move(unbound)));
+    EXPECT_EQ(errno, EINVAL);
+    EXPECT_FALSE(loop().listen(Fd{eventfd(0, EFD_CLOEXEC)}));
+    EXPECT_EQ(errno, ENOTSOCK);
+    EXPECT_FALSE(loop().listen(Fd{}));
+    EXPECT_EQ(errno, EBADF);
+}
+
+// ---- a share that shrinks with the load --------------------------------------------------------
+
+TEST_F(FaultTest, NewClientsGetAShareOfALargeBatch) {
+    for (int i = 0; i < 64; ++i) accepted_client();
+    for (int i = 0; i < 200; ++i) add_client();
+    int turns = 0;
+    for (; hooks.accepted < 264 && turns < 100; ++turns) {
+        for (int i = 0; i < 64; ++i) clients[i]->send_some("busy");
+        turn();
+    }
+    EXPECT_LE(turns, 200 / (64 / 8) + 1);
+}
+
+// ---- "connected" is taken for "to a server" ----------------------------------------------------
+
+// The kernel may pick the very port that we connect to. Here it has no choice.
+TEST_F(FaultTest, AConnectionToItselfIsRefused) {
+    Address free_port = *parse_address("127.0.0.1", 0);
+    kernel.connect = [&](int fd, const sockaddr*, socklen_t) {
+        EXPECT_EQ(bind(fd, free_port.data(), free_port.length), 0);
+        Address here = local_address(fd);
+        return real::connect(fd, here.data(), here.length);
+    };
+    ASSERT_NE(loop().connect(free_port), nullptr);
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
+    EXPECT_EQ(hooks.errors, std::vector{ECONNREFUSED});
+    EXPECT_EQ(hooks.connected, 0);
+}
+
+// ---- a returned length is trusted --------------------------------------------------------------
+
+TEST_F(FaultTest, ThePeerOfAUnixSocketHasNoAddressOfOurs) {
+    std::string path = testing::TempDir() + "loop-" + std::to_string(getpid());
+    auto make = [](const std::string& text) {
+        sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+        text.copy(address.sun_path, sizeof address.sun_path - 1);
+        return address;
+    };
+    Fd listener{socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    sockaddr_un to = make(path);
+    ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+    ASSERT_EQ(::listen(listener.get(), 10), 0);
+    EXPECT_TRUE(loop().listen(std::move(listener)));
+    Fd client{socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    sockaddr_un from = make(path + std::string(70, '-'));  // longer than an Address
+    ASSERT_EQ(bind(client.get(), reinterpret_cast<sockaddr*>(&from), sizeof from), 0);
+    ASSERT_EQ(real::connect(client.get(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+    EXPECT_TRUE(turn_until([&] { return hooks.accepted == 1; }));
+    EXPECT_EQ(last_conn()->peer(), "?");
+    client = Fd{};
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
+    unlink(from.sun_path);
+    unlink(path.c_str());
+}
+
+// ---- user code runs while a container of the loop is destroyed or changed ----------------------
+
+namespace {
+
+// Calls a function at its end, as a handler's own objects may.
+class AtTheEnd {
+public:
+    explicit AtTheEnd(std::function<void()> call)
+        : call_(new std::function<void()>(std::move(call)), [](auto* f) {
+              (*f)();
+              delete f;
+          }) {}
+    void operator()() const {}
+
+private:
+    std::shared_ptr<std::function<void()>> call_;
+};
+
+}  // namespace
+
+TEST_F(FaultTest, ATaskMayPostFromItsDestructor) {
+    int ended = 0;
+    loop().stop();
+    loop().run();
+    for (int i = 0; i < 10; ++i)
+        loop().post(AtTheEnd([&, same = &loop()] {
+            for (int j = 0; j < 10; ++j) same->post(AtTheEnd([&] { ++ended; }));
+        }));
+    end_loop();
+    EXPECT_EQ(ended, 100);
+}
+
+TEST_F(FaultTest, StateMayUseTheLoopFromItsDestructor) {
+    int ended = 0;
+    Loop* same = &loop();
+    Fd event{eventfd(0, EFD_CLOEXEC)};
+    hooks.accept = [&](Conn& conn) {
+        std::uint64_t id = conn.id();
+        conn.state = AtTheEnd([&, id, same] {
+            ++ended;
+            EXPECT_EQ(same->conn(id), nullptr);
+            same->post([] {});
+            same->add_fd(event.get(), EPOLLIN);
+            same->remove_fd(event.get());
+            if (ended < 100) same->connect(address);
+            (void)same->connections();
+        });
+        return true;
+    };
+    for (int i = 0; i < 20; ++i) accepted_client();
+    for (int i = 0; i < 10; ++i) clients[i]->reset();
+    EXPECT_TRUE(turn_until([&] { return ended >= 10; }));
+    end_loop();
+    EXPECT_GE(ended, 20);
+}
+
+// ---- a second owner ----------------------------------------------------------------------------
+
+// The loop may be gone as soon as it knows.
+TEST_F(FaultTest, StopTouchesNothingOnceTheLoopKnows) {
+    Loop* same = &loop();
+    kernel.write = [&](int fd, const void* bytes, std::size_t size) {
+        ssize_t n = real::write(fd, bytes, size);
+        kernel.write = {};
+        loop().run();
+        end_loop();
+        return n;
+    };
+    same->stop();
+}
+
+TEST_F(FaultTest, AForkedChildMayDestroyItsCopy) {
+    Client& client = accepted_client();
+    Client& reader = accepted_client(4096);
+    receiving = false;
+    hooks.read = [](Conn& conn) {
+        std::string_view bytes = conn.input();
+        conn.write(bytes);
+        if (bytes == "much") conn.write(std::string(4 << 20, 'x'));
+        conn.consume(bytes.size());
+    };
+    reader.send("much");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    pid_t child = fork();
+    if (child == 0) {
+        loop_.reset();
+        _exit(0);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    EXPECT_EQ(status, 0);
+    receiving = true;
+    client.send("still here?");
+    EXPECT_TRUE(turn_until([&] { return client.bytes == "still here?"; }));
+    EXPECT_TRUE(turn_until([&] { return reader.bytes.size() == 4u + (4 << 20); }));
+    accepted_client();
+}
+
+TEST_F(FaultTest, RunAfterTheEndDoesNotWait) {
+    loop().stop();
+    loop().run();
+    kernel.epoll_wait = [](int, epoll_event*, int, int) {
+        ADD_FAILURE() << "it waits";
+        return 0;
+    };
+    loop().run();
+}
+
+// A copy of a closed descriptor keeps it in epoll's list, where nobody can take it out (epoll(7),
+// Q6): its events come for ever.
+TEST_F(FaultTest, DescriptorsThatAForkedChildKeepsDoNotSpin) {
+    hooks.read = [](Conn& conn) { conn.abort(); };
+    Client& other = accepted_client();
+    Client& client = accepted_client();
+    Fd event{eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
+    int calls = 0;
+    hooks.fd = [&](int fd, std::uint32_t) {
+        eventfd_t count;
+        eventfd_read(fd, &count);
+        ++calls;
+    };
+    EXPECT_TRUE(loop().add_fd(event.get(), EPOLLIN));
+    EXPECT_TRUE(rests());
+    pid_t child = fork();
+    if (child == 0)
+        for (;;) pause();
+    client.send("x");
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
+    turn(5);
+    client.send_some("more");  // for a socket that only the child has
+    EXPECT_TRUE(rests());
+    hooks.read = {};
+    other.send("and I?");
+    eventfd_write(event.get(), 1);
+    EXPECT_TRUE(turn_until([&] { return other.bytes == "and I?" && calls == 1; }));
+    pass(1000ms);
+    EXPECT_TRUE(turn_until([&] { return hooks.ticks > 0; }));
+    accepted_client();
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+    loop().remove_fd(event.get());
+}
+
+// ---- a stop that drops those whom it has just accepted -----------------------------------------
+
+class GraceTest : public LoopTest {
+protected:
+    bool until_stopping() {
+        return turn_until([&] { return loop().stopping(); });
+    }
+};
+
+TEST_F(GraceTest, WhoHasJustComeGetsTimeForAFirstMessage) {
+    for (int i = 0; i < 50; ++i) i % 2 ? accepted_client() : add_client();
+    loop().stop();
+    EXPECT_TRUE(until_stopping());
+    turn(10);
+    EXPECT_EQ(hooks.accepted, 50);
+    EXPECT_EQ(hooks.closed, 0);
+    for (auto& client : clients) client->send("first");
+    EXPECT_TRUE(run_to_the_end());
+    for (auto& client : clients) EXPECT_EQ(client->bytes, "first");
+}
+
+TEST_F(GraceTest, WhoHasBeenSilentForLongGetsNone) {
+    Client& silent = accepted_client();
+    turn();
+    pass(1000ms);
+    loop().stop();
+    EXPECT_TRUE(until_stopping());
+    EXPECT_TRUE(turn_until([&] { return silent.ended(); }));
+}
+
+TEST_F(GraceTest, AMessageThatHasBegunIsAwaited) {
+    hooks.read = [](Conn& conn) {
+        if (conn.input().size() == 10) echo(conn);
+    };
+    Client& client = accepted_client();
+    client.send("01234");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    loop().stop();
+    turn(10);
+    client.send("56789");
+    EXPECT_TRUE(run_to_the_end());
+    EXPECT_EQ(client.bytes, "0123456789");
+}
+
+TEST_F(GraceTest, IsOverAfterATime) {
+    Client& silent = accepted_client();
+    loop().stop();
+    kernel.time_flies = true;
+    EXPECT_TRUE(run_to_the_end());
+    EXPECT_TRUE(silent.ended());
+    EXPECT_LE(kernel.now.count(), 2100);
+}
+
+TEST_F(GraceTest, TheHandlerIsToldOnceAndThenItsClients) {
+    make_loop({.notice = 3000ms});
+    hooks.read = [](Conn& conn) {
+        conn.write(conn.loop().stopping() ? "closing" : "staying");
+        take_all(conn);
+    };
+    Client& old = accepted_client();
+    old.send("?");
+    EXPECT_TRUE(turn_until([&] { return old.bytes == "staying"; }));
+    EXPECT_FALSE(loop().stopping());
+    loop().stop();
+    loop().stop();
+    EXPECT_TRUE(until_stopping());
+    Client& late = accepted_client();  // the listener is still there
+    late.send("?");
+    old.send("?");
+    EXPECT_TRUE(turn_until([&] { return late.bytes == "closing" && old.bytes.size() == 14; }));
+    pass(2999ms);
+    turn(3);
+    EXPECT_FALSE(old.over());
+    pass(1ms);
+    EXPECT_TRUE(run_to_the_end());
+    EXPECT_EQ(hooks.stops, 1);
+    EXPECT_EQ(Client(address).error(), ECONNREFUSED);
+}
+
+// ---- a deadline that the loop's own work uses up -----------------------------------------------
+
+TEST_F(GraceTest, WorkOfTheStopDoesNotUseUpItsDeadline) {
+    make_loop({.drain = 5000ms});
+    hooks.accept = [&](Conn&) {
+        if (loop().stopping()) pass(100ms);
+        return true;
+    };
+    kernel.accept4 = [&](int fd, sockaddr* at, socklen_t* length, int flags) {
+        if (!loop().stopping()) return fail_with(EAGAIN);
+        return real::accept4(fd, at, length, flags);
+    };
+    for (int i = 0; i < 60; ++i) add_client().send("x");
+    loop().stop();
+    EXPECT_TRUE(run_to_the_end());
+    for (auto& client : clients) EXPECT_EQ(client->bytes, "x");
+}
+
+// ---- "what had come by then" is read until a call happens to say EAGAIN ------------------------
+
+TEST_F(GraceTest, AClientThatSendsWithoutAPauseDoesNotHoldTheStop) {
+    make_loop({.max_input = 10'000, .drain = 1h, .grace = 1000ms});
+    Client& client = accepted_client();
+    std::string flood(30'000, 'x');
+    client.send(flood);
+    EXPECT_TRUE(turn_until([&] { return hooks.reads > 0; }));
+    loop().stop();
+    EXPECT_TRUE(eventually([&] {
+        client.send_some(flood);
+        client.receive();
+        pass(10ms);
+        return !loop().turn();
+    }));
+    EXPECT_LE(kernel.now.count(), 5000);
+    EXPECT_EQ(hooks.closed, 1);
+}
+
+// A client that has reset, and whose bytes are still being taken: an end is in sight.
+TEST_F(FaultTest, NothingIsTakenFromAZombieBeyondWhatHadCome) {
+    hooks.read = [&](Conn& conn) {
+        take_all(conn);
+        conn.write("answer");
+    };
+    std::string sent = pattern(300'000);
+    int endless = 0;
+    kernel.recv = [&](int fd, void* bytes, std::size_t size, int flags) -> ssize_t {
+        ssize_t n = real::recv(fd, bytes, size, flags);
+        return n > 0 || ++endless > 100 ? n : fail_with(EAGAIN);
+    };
+    kernel.send = [](int, const void*, std::size_t, int) { return fail_with(EPIPE); };
+    Client& client = accepted_client();
+    client.send(sent);
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
+    EXPECT_EQ(hooks.errors, std::vector{EPIPE});
+    EXPECT_LE(endless, 1);
+}
+
+// ---- an end that looks like a whole ------------------------------------------------------------
+
+TEST_F(FaultTest, WhatWasLeftIsSeenInOnClose) {
+    hooks.read = [](Conn&) {};
+    std::string left;
+    hooks.close = [&](Conn& conn) { left = conn.input(); };
+    Client& client = accepted_client();
+    client.send("half a mess");
+    client.half_close();
+    EXPECT_TRUE(turn_until([&] { return client.over(); }));
+    client.close();
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
+    EXPECT_EQ(left, "half a mess");
+}
+
+TEST_F(FaultTest, AbortBehindWhatTheKernelHasTakenIsAReset) {
+    hooks.read = [](Conn& conn) {
+        take_all(conn);
+        conn.write(std::string(20'000, 'x'));
+        EXPECT_EQ(conn.unsent(), 0u);
+        conn.abort();
+    };
+    Client& client = accepted_client();
+    client.send("x");
+    EXPECT_TRUE(turn_until([&] { return client.over(); }));
+    EXPECT_EQ(client.error(), ECONNRESET);
+}
+
+TEST_F(UnknownErrorTest, AThrowInMidAnswerIsAReset) {
+    expected = "a handler has thrown: half way\n";
+    hooks.read = [](Conn& conn) {
+        take_all(conn);
+        conn.write(std::string(20'000, 'x'));
+        throw std::runtime_error("half way");
+    };
+    Client& client = accepted_client();
+    client.send("x");
+    EXPECT_TRUE(turn_until([&] { return client.over(); }));
+    EXPECT_EQ(client.error(), ECONNRESET);
+}
+
+// ---- a promise that one path does not keep -----------------------------------------------------
+
+TEST_F(FaultTest, AfterAbortTheLoopOverTheMessagesEnds) {
+    int executed = 0;
+    hooks.read = [&](Conn& conn) {
+        while (!conn.input().empty()) {
+            ++executed;
+            conn.abort();
+            conn.consume(1);
+        }
+    };
+    accepted_client().send("8 orders");
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
+    EXPECT_EQ(executed, 1);
+}
+
+TEST_F(FaultTest, NoInputIsOfferedAboveTheMarkWhoeverHasWritten) {
+    make_loop({.high_water = 1000, .low_water = 10});
+    kernel.send = [](int, const void*, std::size_t, int) { return fail_with(EAGAIN); };
+    accepted_client();
+    accepted_client();
+    turn(3);
+    hooks.read = [&](Conn& conn) {
+        take_all(conn);
+        for (const Conn* other : hooks.open) loop().conn(other->id())->write(pattern(1000));
+    };
+    for (auto& client : clients) client->send("x");
+    turn(10);
+    EXPECT_EQ(hooks.reads, 1);
+}
+
+TEST_F(FaultTest, NoOnConnectBehindClose) {
+    Options options = any_port();
+    Fd server = listen_on(options);
+    Conn* conn = loop().connect(options.address);
+    conn->write("last words");
+    conn->close();
+    Fd accepted{::accept(server.get(), nullptr, nullptr)};
+    turn(5);
+    char room[100];
+    EXPECT_EQ(real::recv(accepted.get(), room, sizeof room, 0), 10) << "but what was written goes";
+    accepted = Fd{};
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
+    EXPECT_EQ(hooks.connected, 0);
+    EXPECT_EQ(hooks.errors, std::vector{0});
+}
+
+TEST_F(FaultTest, ATerminalThatHasHungUpDoesNotSpin) {
+    Fd master{posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)};
+    if (!master || grantpt(master.get()) == -1 || unlockpt(master.get()) == -1)
+        GTEST_SKIP() << "there are no terminals here";
+    Fd terminal{open(ptsname(master.get()), O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC)};
+    ASSERT_TRUE(terminal);
+    int calls = 0;
+    hooks.fd = [&](int fd, std::uint32_t) {
+        ++calls;
+        char byte;
+        (void)!::read(fd, &byte, 1);
+    };
+    EXPECT_TRUE(loop().add_fd(terminal.get(), EPOLLIN));
+    EXPECT_TRUE(rests());
+    master = Fd{};
+    EXPECT_TRUE(rests());
+    EXPECT_GE(calls, 1);
+}
+
+using MisuseDeathTest = LoopTest;
+
+TEST_F(MisuseDeathTest, LimitsThatMeanNothingAreRefused) {
+    EXPECT_DEATH(Loop(hooks, {.max_input = 0}), "max_input > 0");
+    EXPECT_DEATH(Loop(hooks, {.tick = 0ms}), "tick");
+    EXPECT_DEATH(Loop(hooks, {.idle = -1ms}), "idle");
+    EXPECT_DEATH(Loop(hooks, {.high_water = 1, .low_water = 2}), "low_water");
+    EXPECT_DEATH(Loop(hooks, {.connect = 24h * 1000}), "24h");
+}
+
+TEST_F(MisuseDeathTest, TurnInsideAHookIsTold) {
+    hooks.tick = [&] { loop().turn(); };
+    pass(1000ms);
+    EXPECT_DEATH(loop().turn(), "may not be called by a hook");
+    hooks.tick = {};
+}
+
+TEST_F(MisuseDeathTest, AWriteFromAnotherThreadIsTold) {
+    accepted_client();
+    hooks.tick = [&] { std::thread([&] { last_conn()->write("x"); }).join(); };
+    pass(1000ms);
+    EXPECT_DEATH(loop().turn(), "belongs to the thread of its loop");
+    hooks.tick = {};
+}
+
+TEST_F(MisuseDeathTest, AForkedChildMayNotRunItsCopy) {
+    pid_t child = fork();
+    if (child == 0) {
+        Fd nowhere{open("/dev/null", O_WRONLY)};
+        dup2(nowhere.get(), STDERR_FILENO);
+        loop().run();
+        _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+}
+
+TEST_F(FaultTest, TheThreadOfALoopMayBeCancelled) {
+    kernel.clock_stopped = false;
+    make_loop({.tick = 1h});
+    accepted_client();
+    Fd ready{eventfd(1, EFD_CLOEXEC)};
+    hooks.fd = [](int, std::uint32_t) {
+        for (;;) pause();
+    };
+    for (bool in_a_hook : {false, true}) {
+        if (in_a_hook) loop().add_fd(ready.get(), EPOLLIN);
+        std::thread running([&] { loop().run(); });
+        EXPECT_EQ(pthread_cancel(running.native_handle()), 0);
+        running.join();
+    }
+    loop().remove_fd(ready.get());
+    kernel.clock_stopped = true;
+    clients[0]->send("and I?");
+    EXPECT_TRUE(turn_until([&] { return clients[0]->bytes == "and I?"; }));
+}
+
+// ---- limits for each, none over all ------------------------------------------------------------
+
+TEST_F(FaultTest, AllTogetherHoldNoMoreThanTheirLimit) {
+    make_loop({.high_water = 1 << 20, .max_memory = 4 << 20});
+    kernel.send = [](int, const void*, std::size_t, int) { return fail_with(EAGAIN); };
+    hooks.read = [&](Conn& conn) {
+        std::size_t size = conn.input() == "much" ? 600'000 : 100;
+        take_all(conn);
+        conn.write(std::string(size, 'x'));
+    };
+    accepted_client().send("little");
+    for (int i = 0; i < 20; ++i) accepted_client().send("much");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 21; }));
+    turn(3);
+    EXPECT_GE(hooks.closed, 20 - 7);
+    EXPECT_LE(hooks.closed, 20 - 3) << "no more than need to";
+    for (int error : hooks.errors) EXPECT_EQ(error, ENOBUFS);
+    std::size_t unsent = 0;
+    for (const Conn* conn : hooks.open) unsent += conn->unsent();
+    EXPECT_LE(unsent, 4u << 20);
+    kernel.send = {};
+    EXPECT_TRUE(turn_until([&] { return clients[0]->bytes.size() == 100; })) << "who holds little";
+}
+
+// ---- calls that are not made -------------------------------------------------------------------
+
+TEST_F(FaultTest, SendIsNotCalledBeforeTheKernelHasRoom) {
+    int sends = 0;
+    kernel.send = [&](int, const void*, std::size_t, int) {
+        ++sends;
+        return fail_with(EAGAIN);
+    };
+    Client& client = accepted_client();
+    // A socket is always writable here, so EPOLLOUT must be kept from the loop as well.
+    kernel.epoll_wait = [](int epoll, epoll_event* events, int most, int) {
+        int count = real::epoll_wait(epoll, events, most, 1);
+        for (int i = 0; i < count; ++i) events[i].events &= ~EPOLLOUT;
+        return count;
+    };
+    for (int i = 0; i < 20; ++i) {
+        client.send("x");
+        turn(2);
+    }
+    EXPECT_EQ(hooks.reads, 20);
+    EXPECT_EQ(sends, 1);
+}
+
+TEST_F(FaultTest, AConnectionCostsOneCallOfEpollCtl) {
+    std::map<int, int> calls;
+    kernel.epoll_ctl = [&](int epoll, int operation, int fd, epoll_event* event) {
+        ++calls[operation];
+        return real::epoll_ctl(epoll, operation, fd, event);
+    };
+    for (int i = 0; i < 10; ++i) {
+        Client& client = accepted_client();
+        client.send("x");
+        EXPECT_TRUE(turn_until([&] { return client.bytes == "x"; }));
+        client.close();
+        EXPECT_TRUE(turn_until([&] { return hooks.closed == i + 1; }));
+    }
+    EXPECT_EQ(calls[EPOLL_CTL_ADD], 10);
+    EXPECT_EQ(calls[EPOLL_CTL_MOD], 0);
+    EXPECT_EQ(calls[EPOLL_CTL_DEL], 0);
+}
+
+// A timer that repeats is only set again when it is read.
+TEST_F(FaultTest, EveryTickWakesALoopThatSleeps) {
+    kernel.clock_stopped = false;
+    make_loop({.tick = 5ms});
+    hooks.tick = [&] {
+        if (hooks.ticks == 5) loop().stop();
+    };
+    loop().run();
+    EXPECT_EQ(hooks.ticks, 5);
+}

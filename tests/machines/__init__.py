@@ -1,0 +1,1 @@
+"""The commands of this course on machines unlike this one. See README.md."""

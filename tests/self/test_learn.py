@@ -1,0 +1,73 @@
+"""Starters compile and say what to do; each step of build-N turns its row."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from tests import harness
+from tests.learn import start
+
+CXX = os.environ.get("CXX", "g++")
+
+
+class Starters(unittest.TestCase):
+    """make start-N."""
+
+    def make(self, number, build):
+        """What the command does, in a build folder of its own."""
+        return subprocess.run([sys.executable, "-m", "tests.learn.start", str(number), "--build",
+                               build], cwd=harness.ROOT, capture_output=True, encoding="utf-8")
+
+    def test_each_compiles_and_says_what_to_do(self):
+        for number, name in harness.STAGES.items():
+            with self.subTest(name), tempfile.TemporaryDirectory() as build:
+                done = self.make(number, build)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                path = pathlib.Path(build) / "mine" / str(number) / "server.cpp"
+                text = path.read_text("utf-8")
+                self.assertGreaterEqual(text.count("To do: "), 3)
+                self.assertIn(f'{{"{name}", {9000 + number}}}', text)
+                subprocess.run([CXX, "-std=c++20", "-Wall", "-Wextra", "-Werror", "-I.",
+                                "-fsyntax-only", str(path)], cwd=harness.ROOT, check=True)
+                self.assertLessEqual(max(map(len, text.splitlines())), 100)
+
+    def test_a_place_that_is_gone_is_noticed(self):
+        with self.assertRaisesRegex(ValueError, "no line that begins with 'void gone'"):
+            start.with_note("int here() {}\n", "void gone", "something")
+
+    def test_what_a_reader_wrote_is_kept(self):
+        with tempfile.TemporaryDirectory() as build:
+            self.make(4, build)
+            path = pathlib.Path(build) / "mine" / "4" / "server.cpp"
+            path.write_text("mine", "utf-8")
+            done = self.make(4, build)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertRegex(done.stderr, "is there already, and yours")
+            self.assertEqual(path.read_text("utf-8"), "mine")
+
+
+class Building(unittest.TestCase):
+    """make build-N: a row fails before each step and passes behind it, or it says so."""
+
+    def test_each_step(self):
+        build = os.environ.get("BUILD", harness.BUILD)
+        for number in range(1, 7):
+            with self.subTest(harness.STAGES[number]):
+                done = subprocess.run([sys.executable, "-m", "tests.learn.build", str(number),
+                                       "--build", build], cwd=harness.ROOT, capture_output=True,
+                                      encoding="utf-8", stdin=subprocess.DEVNULL)
+                self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+                self.assertRegex(done.stdout, r"is whole: \d passed, 0 failed\n$")
+
+    def test_stage_7_is_refused_in_words(self):
+        done = subprocess.run([sys.executable, "-m", "tests.learn.build", "7"], cwd=harness.ROOT,
+                              capture_output=True, encoding="utf-8")
+        self.assertEqual((done.returncode, done.stdout), (2, ""))
+        self.assertRegex(done.stderr, "^make build-N: N is 1 to 6.")
+
+
+if __name__ == "__main__":
+    unittest.main()

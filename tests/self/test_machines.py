@@ -1,0 +1,94 @@
+"""Are the machines of tests/machines what they say, and is a command there judged rightly?"""
+
+import socket
+import subprocess
+import sys
+import unittest
+
+from tests import harness
+from tests.machines import enter, run
+
+
+def said(machine, code):
+    """What a line of Python prints on a machine."""
+    done = subprocess.run([sys.executable, "-m", "tests.machines.enter", machine, "python3", "-c",
+                           code], cwd=harness.ROOT, capture_output=True, encoding="utf-8",
+                          errors="replace", check=False)
+    if done.returncode == enter.SKIPPED:
+        raise unittest.SkipTest(done.stderr.strip())
+    return done.stdout.strip() or done.stderr.strip()
+
+
+class Machines(unittest.TestCase):
+    """Something is missing there that is here."""
+
+    def test_descriptors(self):
+        limits = "import resource as r; print(*r.getrlimit(r.RLIMIT_NOFILE))"
+        self.assertEqual(said("hard-1024", limits), "1024 1024")
+        self.assertTrue(said("soft-1024", limits).startswith("1024 "))
+
+    def test_no_ipv6(self):
+        listen = "import socket as s; s.create_server(('::1', 0), family=s.AF_INET6); print('here')"
+        self.assertIn("Cannot assign requested address", said("no-ipv6", listen))
+        self.assertIn("Address family not supported", said("no-inet6", listen))
+        self.assertEqual(said("no-ipv6", listen.replace("::1", "127.0.0.1").replace("6", "")),
+                         "here", "the other one is left")
+
+    def test_no_ptrace(self):
+        allowed = "from tests.outside import tracing; print(tracing.allowed())"
+        self.assertEqual(said("no-ptrace", allowed), "False")
+
+    def test_no_shm(self):
+        self.assertEqual(said("no-shm", "import os; print(os.path.exists('/dev/shm'))"), "False")
+
+    def test_one_cpu(self):
+        self.assertEqual(said("one-cpu", "import os; print(len(os.sched_getaffinity(0)))"), "1")
+
+    def test_read_only(self):
+        self.assertIn("Read-only file system", said("read-only", "open('x', 'w')"))
+
+    def test_user(self):
+        self.assertNotEqual(said("user", "import os; print(os.getuid())"), "0")
+
+    def test_odd_path(self):
+        path = said("odd-path", "import os; print(ascii(os.getcwd()))")
+        for part in ("'", '"', ":", " ", "\\xe4"):
+            self.assertIn(part, path)
+
+    def test_closed(self):
+        self.assertIn("Bad file descriptor", said("no-stdin", "import os; os.fstat(0)"))
+
+    def test_several_at_once(self):
+        code = ("import os, resource as r; print(len(os.sched_getaffinity(0)), "
+                "r.getrlimit(r.RLIMIT_NOFILE)[0], os.environ['TZ'])")
+        self.assertEqual(said("one-cpu+soft-1024+far-away", code), "1 1024 Pacific/Kiritimati")
+
+    def test_nothing_changes_here(self):
+        said("no-ipv6+no-shm+hard-1024", "pass")
+        with socket.socket(socket.AF_INET6):
+            pass
+        self.assertNotEqual(harness.raise_fd_limit(), 1024)
+
+    def test_unknown(self):
+        done = subprocess.run([sys.executable, "-m", "tests.machines.enter", "no-such", "true"],
+                              cwd=harness.ROOT, capture_output=True, check=False)
+        self.assertEqual((done.returncode, done.stderr), (2, b"there is no machine no-such\n"))
+
+
+class Judged(unittest.TestCase):
+    """What counts as a failure."""
+
+    def outcome(self, status, text, machine="one-cpu", name="step"):
+        return run.judge(machine, name, status, text)[0]
+
+    def test_failures(self):
+        self.assertEqual(self.outcome(None, "35 passed, 0 failed"), "FAIL")
+        self.assertEqual(self.outcome(1, "34 passed, 1 failed"), "FAIL")
+        self.assertEqual(self.outcome(0, "Traceback (most recent call last):\n"), "FAIL")
+        self.assertEqual(self.outcome(2, "", "no-ptrace", "trace"), "FAIL")
+
+    def test_all_is_well(self):
+        self.assertEqual(self.outcome(0, "35 passed, 0 failed"), "ok")
+        self.assertEqual(self.outcome(enter.SKIPPED, "needs root"), "skipped")
+        self.assertEqual(self.outcome(2, "strace is missing: apt-get install strace\n", "bare",
+                                      "trace"), "says")

@@ -1,0 +1,122 @@
+"""`make test` itself: what it counts, and that it names what has failed."""
+
+import contextlib
+import io
+import os
+import sys
+import textwrap
+import unittest
+from unittest import mock
+
+from tests.harness.progress import progress
+from tests.self import run
+
+GOOGLE = """\
+[==========] Running 4 tests from 2 test suites.
+[----------] 3 tests from Suite
+[ RUN      ] Suite.Passes
+[       OK ] Suite.Passes (0 ms)
+[ RUN      ] Suite.Fails
+t.cpp:4: Failure
+[  FAILED  ] Suite.Fails (0 ms)
+[ RUN      ] Suite.Skips
+[  SKIPPED ] Suite.Skips (0 ms)
+[----------] 3 tests from Suite (0 ms total)
+
+[ RUN      ] Of/P.Fails/1
+[  FAILED  ] Of/P.Fails/1, where GetParam() = 2 (0 ms)
+[==========] 4 tests from 2 test suites ran. (0 ms total)
+[  PASSED  ] 1 test.
+[  SKIPPED ] 1 test, listed below:
+[  SKIPPED ] Suite.Skips
+[  FAILED  ] 2 tests, listed below:
+[  FAILED  ] Suite.Fails
+[  FAILED  ] Of/P.Fails/1, where GetParam() = 2
+"""
+
+UNITTEST = """\
+FAIL: test_one (tests.self.test_x.Case.test_one)
+ERROR: test_two (tests.self.test_x.Case.test_two)
+Ran 5 tests in 0.100s
+
+FAILED (failures=1, errors=1, skipped=1)
+"""
+
+
+class Counts(unittest.TestCase):
+    """In the words of three kinds of suites."""
+
+    def test_google_test(self):
+        self.assertEqual(run.counts(GOOGLE), (1, 2, 1))
+        self.assertEqual(run.failures(GOOGLE), ["Suite.Fails", "Of/P.Fails/1"])
+        shown = run.worth_showing(GOOGLE)
+        self.assertNotIn("Suite.Passes", shown)
+        self.assertIn("t.cpp:4: Failure", shown)
+
+    def test_a_test_that_ends_the_program(self):
+        until = GOOGLE[:GOOGLE.index("t.cpp")]
+        self.assertIsNone(run.counts(until))
+        self.assertEqual(run.failures(until), ["Suite.Fails, which ended the program"])
+
+    def test_unittest(self):
+        self.assertEqual(run.counts(UNITTEST), (2, 2, 1))
+        self.assertEqual(len(run.failures(UNITTEST)), 2)
+
+    def test_ours(self):
+        text = "ok   one\nFAIL two: it hangs\n1 passed, 1 failed\n"
+        self.assertEqual((run.counts(text), run.failures(text)), ((1, 1, 0), ["two: it hangs"]))
+
+
+class Run(unittest.TestCase):
+    """Suites that are a line of Python each."""
+
+    def run_them(self, *codes):
+        """Returns the sums, what has failed, and what was printed."""
+        chosen = [(f"suite {at}", [sys.executable, "-c", textwrap.dedent(code)])
+                  for at, code in enumerate(codes)]
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), mock.patch.object(run, "SAY_EVERY", 1e9):
+            results, failed = run.run(chosen, "build", 2)
+        return [sum(column) for column in zip(*results)], failed, said.getvalue()
+
+    def test_sums(self):
+        sums, failed, said = self.run_them(*["print('2 passed, 0 failed')"] * 3)
+        self.assertEqual((sums, failed), ([6, 0, 0], []))
+        self.assertRegex(said, r"==== suite 2: 2 passed, 0 failed, exit status 0, \d+ s")
+
+    def test_silence_is_no_pass(self):
+        self.assertEqual(self.run_them("pass")[:2], ([0, 1, 0], ["suite 0: see above"]))
+
+    def test_an_exit_status_is_a_failure(self):
+        sums, failed, _ = self.run_them("print('2 passed, 0 failed'); exit(3)")
+        self.assertEqual((sums, failed), ([2, 1, 0], ["suite 0: see above"]))
+
+    def test_a_suite_that_is_killed(self):
+        sums, failed, said = self.run_them("import os; os.kill(os.getpid(), 9)")
+        self.assertEqual((sums, failed), ([0, 1, 0], ["suite 0: see above"]))
+        self.assertIn("exit status -9", said)
+
+
+class Steps(unittest.TestCase):
+    """How far a suite is, in the pipe that `make test` gives it, and in no other."""
+
+    def said(self, off=0):
+        """What comes out of a pipe with one step, if its name is wrong by `off`."""
+        out, pipe = os.pipe()
+        os.set_blocking(out, False)
+        self.addCleanup(os.close, out)
+        name = f"{pipe}:{os.fstat(pipe).st_ino + off}"
+        with mock.patch.dict(os.environ, PROGRESS=name), progress(2) as step:
+            step("one")
+        os.close(pipe)
+        return os.read(out, 100)
+
+    def test_a_step(self):
+        self.assertEqual(self.said(), b"1/2\n")
+
+    def test_a_descriptor_that_is_something_else(self):
+        self.assertEqual(self.said(off=1), b"")
+
+
+if __name__ == "__main__":
+    unittest.main()
