@@ -107,11 +107,12 @@ diff-%:  ## diff-N: what stage N changes in the one before; FULL=1: the whole fi
 	  --label $(call previous,$*) --label $(call stage,$*) \
 	  $(B)/diff/$(call previous,$*).cpp $(B)/diff/$(call stage,$*).cpp; test $$? -le 1
 
-check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own server
+check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own, HINT=7 helps
 	@$(if $(call asked,SERVER),$(if $(SERVER),,$(error SERVER= is empty)))
 	@$(if $(SERVER),$(if $(shell command -v $(CXX)),$(MAKE) --no-print-directory -s $(B)/shim.so),\
 	  $(MAKE) --no-print-directory -s $(B)/$(call stage,$*) $(B)/shim.so)
-	@$(PYTHON) -m tests.learn.check $(if $(call stage,$*),$*) --build $(B) $(if $(SERVER),--server '$(SERVER)')
+	@$(PYTHON) -m tests.learn.check $(if $(call stage,$*),$*) --build $(B) \
+	  $(if $(SERVER),--server '$(SERVER)') $(if $(HINT),--hint $(HINT))
 
 break-%: $(B)/shim.so  ## break-N: what each line of stage N is for: who notices when it is gone
 	@$(PYTHON) -m tests.mutants $* --build $(B) $(if $(EXACT),--exact all)
@@ -206,6 +207,7 @@ format:  ## apply .clang-format
 prose:  ## code, traces, figures and glossary of the chapters, made anew
 	@$(PYTHON) -m tests.book.figures --write
 	@$(PYTHON) -m tests.book.prose --write
+	@$(PYTHON) -m tests.book.glossary --write
 
 style:  ## how the chapters talk, in numbers, beside other books
 	@$(PYTHON) -m tests.book.style

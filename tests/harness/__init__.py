@@ -8,9 +8,10 @@ A probe is a function that plays one fault against a running server:
         server = stage.start()
         server.connect().roundtrip()
 
-It returns (the server passes), raises Lesson (it fails in a way that a chapter teaches) or raises
-Fail (it fails in any other way). `expect` has a column for each of the seven stages: P it must
-pass, L:kind it must fail as a Lesson of that kind, - the probe does not apply.
+It returns (the server passes), raises Lesson (it fails in a way that a chapter teaches), raises
+Fail (it fails in any other way) or NotTried (nothing can be said of it here). `expect` has a column
+for each of the seven stages: P it must pass, L:kind it must fail as a Lesson of that kind, - the
+probe does not apply.
 
 Time decides nothing here: a probe waits for a byte, an exit, a state of the process. FAILSAFE only
 ends what would wait for ever.
@@ -32,7 +33,8 @@ from tests.harness.messages import difference, frame, frames, printable, show
 from tests.harness.processes import (adopt_orphans, die_with_parent, end_descendants,
                                      gigabytes, heed_interrupts, limit_cpu, raise_fd_limit)
 from tests.harness.registry import PROBES, Probe, probe, probes
-from tests.harness.server import CRASH, ENDED, LINE, Server, finding, plug
+from tests.harness.server import ENDED, LINE, Server, finding, plug
 from tests.harness.stage import Stage
-from tests.harness.verdict import Fail, Gone, Lesson, NoStart, NotTried, Verdict, judge, untried
+from tests.harness.verdict import (Fail, Gone, Lesson, NoStart, NotTried, QueueFull, Verdict,
+                                   judge, untried)
 from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, Stillness, wait_for

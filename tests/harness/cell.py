@@ -11,7 +11,8 @@ from tests.harness.course import BUILD, SLOWER
 from tests.harness.messages import show
 from tests.harness.processes import adopt_orphans, die_with_parent, end_descendants, raise_fd_limit
 from tests.harness.stage import Stage
-from tests.harness.verdict import Fail, Gone, Lesson, NoStart, NotTried, Verdict
+from tests.harness.verdict import (Fail, Gone, Lesson, NoStart, NotTried, QueueFull,
+                                   Verdict)
 from tests.harness.waiting import Deadline
 from tests.outside import kernel
 
@@ -22,9 +23,20 @@ def run_probe(the_probe, stage):
     """Run one probe in this process; returns a Verdict."""
     start = time.monotonic()
 
-    def verdict(outcome, kind="", seen="", expected="", sent="", hint=""):
+    def verdict(outcome, kind="", seen="", expected="", sent="", look="", hint=""):
         return Verdict(outcome, kind, show(seen), show(expected), show(sent), list(stage.notes),
-                       time.monotonic() - start, hint)
+                       time.monotonic() - start, look, hint)
+
+    def failed(fail, kind=""):
+        seen = show(fail.seen) + stage.situation()
+        return of_runtime(seen) or verdict("F", kind, seen, fail.expected, fail.sent, fail.look,
+                                           fail.hint)
+
+    def of_runtime(seen):
+        """The verdict if it is an event loop that has failed, and not its user; else None."""
+        if name := the_probe.of_runtime and stage.event_loop():
+            return verdict("L", "runtime", f"{seen}. " + the_probe.of_runtime.format(name))
+        return None
 
     try:
         try:
@@ -35,23 +47,29 @@ def run_probe(the_probe, stage):
             stage.finish(fail.sent)  # a server that has died explains everything else
             raise
         stage.finish()
+        stage.require_no_surplus()
         return verdict("P")
     except Lesson as lesson:
         try:
             stage.finish()
         except Fail as fail:
-            return verdict("F", "", fail.seen, fail.expected, hint=fail.hint)
-        return verdict("L", lesson.kind, lesson.seen)
-    except NotTried as reason:
-        stage.note(f"not tried: {reason}")
-        return verdict("P")
+            return failed(fail)
+        taught = the_probe.expect[stage.number] == f"L:{lesson.kind}"
+        return (None if taught else of_runtime(lesson.seen)) or \
+            verdict("L", lesson.kind, lesson.seen)
+    except NotTried as why:
+        return verdict("-", "", str(why))
     except NoStart as fail:
-        return verdict("F", "no start", fail.seen, fail.expected, fail.sent, fail.hint)
+        return failed(fail, "no start")
+    except QueueFull as fail:
+        if not stage.own and fail.room < 100:
+            return verdict("-", "", "there is too little room in its queue: see row 0")
+        return failed(fail)
     except Fail as fail:
-        return verdict("F", "", fail.seen, fail.expected, fail.sent, fail.hint)
+        return failed(fail)
     except Gone as gone:
-        return verdict("F", "", f"the connection ended ({gone.how}); "
-                                f"{stage.servers[-1].describe()}", "the connection lasts")
+        return failed(Fail(f"the connection ended ({gone.how}); {stage.servers[-1].describe()}",
+                           expected="the connection lasts"))
     except Exception as error:  # a fault of the probe itself must be seen, too
         line = error.__traceback__
         while line.tb_next:
@@ -67,7 +85,8 @@ def give_up_late(stage):
     deadline = Deadline(CELL_FAILSAFE - 10)
 
     def alarm(_, at):
-        deadline.pids = (os.getpid(), *(server.pid for server in stage.servers))
+        deadline.pids = (os.getpid(), *(pid for server in stage.servers
+                                         for pid in server.pids))
         if left := deadline.left():
             signal.setitimer(signal.ITIMER_REAL, left)
         else:

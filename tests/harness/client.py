@@ -1,5 +1,7 @@
 """A client: it sends, receives and waits, and knows when waiting longer is pointless."""
 
+import errno
+import os
 import select
 import socket
 import struct
@@ -22,32 +24,44 @@ class Client:
 
     def __init__(self, server, rcvbuf=None, sndbuf=None, source=None, wait=True):
         self.server = server
-        family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-        self.sock = socket.socket(family, socket.SOCK_STREAM)
+        self.sock = socket.socket(server.family(), socket.SOCK_STREAM)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         if sndbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
-        if source:
+        if source and server.family() == socket.AF_INET:
             self.sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             self.sock.bind((source, 0))
-        self.sock.settimeout(FAILSAFE)
         self.lost = ""  # the server had closed it when connect() returned
-        try:
-            self.sock.connect((server.host, server.port))
-        except ConnectionResetError as error:
-            self.lost = error.strerror
-        except OSError as error:
-            queue = kernel.accept_queue(server.port)
-            full = isinstance(error, TimeoutError) and queue > 0
-            raise Fail(f"connect: {error.strerror or error}; {server.describe()}"
-                       + (f"; {queue} connections wait in its queue, and there is no room" * full),
-                       expected="a connection: the line says that it listens",
-                       hint="listen(2), backlog: ours is SOMAXCONN" if full else "") from None
         self.sock.setblocking(False)
+        self._connect()
         self.name, self.server_name = self.sock.getsockname(), (server.host, server.port)
-        self.received = 0  # bytes, in all
+        self.sent = self.received = 0  # bytes, in all
+
+    def _connect(self):
+        """Wait until it is connected; Fail if it cannot be."""
+        code = self.sock.connect_ex((self.server.host, self.server.port))
+        if code == errno.EINPROGRESS:
+            code = self._connected()
+        if code == errno.ECONNRESET:
+            self.lost = os.strerror(code)
+        elif code:
+            raise Fail(f"connect: {os.strerror(code)}; {self.server.describe()}",
+                       expected="a connection: the line says that it listens")
+
+    def _connected(self):
+        """Wait for the end of connect(). 0, or an error."""
+        poll, full = select.poll(), 0
+        poll.register(self.sock, select.POLLOUT)
+        deadline = Deadline(FAILSAFE, *self.server.pids)
+        while not poll.poll(200):
+            full = full + 1 if self.server.accepts_nobody() else 0
+            if full == 5:
+                raise self.server.queue_is_full()
+            if deadline.passed():
+                return errno.ETIMEDOUT
+        return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def fileno(self):
         """So that select() and friends take a Client."""
@@ -78,8 +92,8 @@ class Client:
         far = self.far_end()
         if not far or not far.inode:
             return None
-        name = f"socket:[{far.inode}]"
-        return next((fd for fd, what in self.server.fds().items() if what == name), None)
+        found = self.server.fd_of(far.inode)
+        return found and found[1]
 
     # Sending
 
@@ -88,11 +102,13 @@ class Client:
         if self.lost:
             raise Gone(self.lost)
         try:
-            return self.sock.send(data)
+            count = self.sock.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise Gone(error.strerror) from None
+        self.sent += count
+        return count
 
     def send(self, data):
         """Send all, waiting while the server does not read."""
@@ -159,6 +175,21 @@ class Client:
                 self.wait(what=show(expected), sent=sent,
                           so_far=f"{len(got):,} of {len(expected):,} bytes came; ")
 
+    def exchange(self, data):
+        """Send these bytes and receive them, reading while the server takes no more of them."""
+        at, got, view = 0, 0, memoryview(data)
+        while got < len(data):
+            count = self.try_send(view[at:]) if at < len(data) else 0
+            at += count
+            piece = self.try_receive(len(data) - got)
+            if piece != data[got:got + len(piece)]:
+                raise Fail(difference(data[got:got + len(piece)], piece, got), sent=show(data),
+                           expected=show(data))
+            got += len(piece)
+            if not count and not piece:
+                self.wait(writing=at < len(data), what=show(data), sent=data,
+                          so_far=f"{got:,} of {len(data):,} bytes came; ")
+
     def expect_end(self, sent=""):
         """The server closes in an orderly way, without a byte more."""
         while True:
@@ -173,6 +204,26 @@ class Client:
                            expected="nothing more, then end of file")
             self.wait(what="end of file", sent=sent)
 
+    def expect_nothing_more(self, sent=""):
+        """When the server has come to rest, nothing is behind the answer, and no end either."""
+        self.server.come_to_rest()
+        if end := self.require_no_surplus(sent):
+            raise Fail(f"all bytes are right, and then the connection ends ({end})",
+                       sent=show(sent), expected="it lasts until the client has finished sending")
+
+    def require_no_surplus(self, sent=""):
+        """Fail if more has come back than was sent. Returns how the connection ended, or ''."""
+        end = ""
+        try:
+            while self.received <= self.sent and self.try_receive():
+                pass
+        except Gone as gone:
+            end = gone.how
+        if self.received > self.sent:
+            raise Fail(f"all bytes are right, and then {self.received - self.sent:,} too many",
+                       sent=show(sent), expected="what was sent, and not a byte more")
+        return end
+
     def roundtrip(self, payload=b"hello"):
         """Send one frame and receive it."""
         self.send(frame(payload))
@@ -182,7 +233,7 @@ class Client:
         """Wait until the socket is ready. Fails as soon as it is certain that it never will be."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN * reading | select.POLLOUT * writing)
-        deadline, still = Deadline(FAILSAFE, self.server.pid), Stillness(self.server.pid)
+        deadline, still = Deadline(FAILSAFE, *self.server.pids), Stillness(self.server.pids)
         spin_ms = self.server.cpu_ms() + SPIN_MS
         while not poll.poll(200):
             if self.server.exited() and not poll.poll(0):

@@ -8,6 +8,7 @@ import resource
 import select
 import shlex
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -15,13 +16,30 @@ import time
 from tests.harness.client import Client
 from tests.harness.messages import printable
 from tests.harness.processes import die_with_parent, heed_interrupts
-from tests.harness.verdict import Fail, NoStart
+from tests.harness.verdict import Fail, NoStart, QueueFull
 from tests.harness.waiting import FAILSAFE, Deadline, wait_for
-from tests.outside import kernel
+from tests.outside import kernel, runtime
 
 LINE = "a line on stdout that ends in: listening on HOST:PORT"
-CRASH = "the probe has only triggered it: run the server in gdb, or built with -fsanitize=address"
-ENDED = "the server goes on when a client has left, and stays in the foreground"
+BUG = "a debugger: the probe has only triggered it (gdb, or build with -fsanitize=address)"
+ENDED = "why it ends: a server goes on when a client has left, and stays in the foreground"
+DEATHS = {  # what to look at, and what to write
+    **dict.fromkeys((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL),
+                    (BUG, "")),
+    signal.SIGPIPE: ("send(2): EPIPE; signal(7): SIGPIPE ends a process that does not handle it",
+                     "give send() MSG_NOSIGNAL, or ignore SIGPIPE: then it fails with EPIPE"),
+    signal.SIGKILL: ("who sends SIGKILL: the kernel does it when memory is short (dmesg)", ""),
+}
+
+
+def has_ipv6():
+    """Has this machine the address ::1?"""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+        return True
+    except OSError:
+        return False
 
 
 def finding(text, limit=30):
@@ -30,6 +48,18 @@ def finding(text, limit=30):
     begin = next((at for at, line in enumerate(lines)
                   if re.search("Sanitizer|runtime error", line)), len(lines))
     return "\n".join(line[:200] for line in lines[begin:begin + limit] if line.strip("= "))
+
+
+def error_line(lines):
+    """Which of a program's last lines says what went wrong? Many print a stack below it."""
+    kinds = (r"\b[\w.:]*(Error|Exception)\b|\bpanic|what\(\):|\b[Aa]ssert|\b[Ff]atal",
+             r"(?i)\berror\b|fail|cannot|denied|invalid|no such")
+    stack = r"\s+(at|from|File)\b|Traceback|Node\.js v"
+    own = [line for line in lines if not re.match(stack, line)]
+    for kind in kinds:
+        if found := [line for line in own if re.search(kind, line)]:
+            return found[-1]
+    return (own or lines)[-1]
 
 
 def plug(pipe):
@@ -47,13 +77,15 @@ def plug(pipe):
 class Server:
     """A running server. Use Stage.start(), or a `with` block that it is to live in.
 
-    cpu: the core that it is to stay on.
+    cpu: the core that it is to stay on. own: it is one of ours, and not a reader's.
     """
 
     def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False, cpu=None,
-                 stderr=None, closed=()):
+                 stderr=None, closed=(), own=True):
         self.command = [*command, "--port", str(port), *map(str, args)]
-        self.clients = []
+        self.clients, self.own = [], own
+        self.drain = None  # reads what it prints after the line
+        self.met = False  # do we know all processes that accept?
         self.ending = False  # the probe ends it on purpose
         self.stderr_file = tempfile.TemporaryFile()
         self.stdout = b""
@@ -70,7 +102,11 @@ class Server:
                 self._unplug(filler)
             self.line = self._listening_line()
             self.host, self.port = self._parse(self.line)
-            self._find_pid()
+            if not own:
+                self._drain_stdout()
+            self.pids = self._those_who_listen()
+            self.pid = self.pids[0]
+            self.event_loop = "" if own else runtime.event_loop(self.pid)
         except BaseException:
             self.close()
             raise
@@ -106,7 +142,7 @@ class Server:
                     errno.EACCES: "; chmod +x makes it executable"}.get(error.errno, "")
             raise NoStart(f"it cannot be run: {error.strerror}{hint}",
                           expected="an executable file", sent=shlex.join(self.command)) from None
-        self.pid = self.process.pid
+        self.pid, self.pids = self.process.pid, [self.process.pid]
 
     def _unplug(self, filler):
         """Wait until it writes to the full pipe: now it must be listening. Then make room."""
@@ -136,9 +172,9 @@ class Server:
             if not data:
                 wait_for(lambda: self.process.poll() is not None, "the end of the process",
                          failsafe=5)
+                look, hint = self._why_dead()
                 raise NoStart(f"{self.describe()}, before it said 'listening on'. "
-                              f"{self.last_words()}", LINE, shlex.join(self.command),
-                              hint=CRASH if self.process.returncode < 0 else ENDED)
+                              f"{self.last_words()}", LINE, shlex.join(self.command), look, hint)
             self.stdout += data
         return line
 
@@ -175,16 +211,23 @@ class Server:
         """The address from the line. Everything listens on an address that we can connect to."""
         found = re.search(r"listening on (\S*):(\d+)\s*$", line)
         host = found.group(1).strip("[]")
-        return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1",
+        return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1" if has_ipv6() else "127.0.0.1",
                 "*": "127.0.0.1"}.get(host, host), int(found.group(2))
 
-    def _find_pid(self):
-        """Behind a wrapper script, the server is the child that owns the listening socket."""
-        def listens(pid):
-            return self.port in kernel.listening_ports(kernel.socket_inodes(pid))
+    def _those_who_listen(self):
+        """The processes that own the listening socket.
 
-        if not listens(self.pid):
-            self.pid = next((pid for pid in kernel.descendants(self.pid) if listens(pid)), self.pid)
+        Behind a wrapper script it is a child. There are several where children accept in turn.
+        """
+        family = [self.process.pid, *kernel.descendants(self.process.pid)]
+        return [pid for pid in family if self.port in kernel.listening_ports(
+            kernel.socket_inodes(pid))] or [self.process.pid]
+
+    def _drain_stdout(self):
+        """Read what else it prints: a pipe that nobody reads is full after 64 KiB."""
+        starter = os.getpid()
+        self.drain = subprocess.Popen(["cat"], stdin=self.out, stdout=subprocess.DEVNULL,
+                                      preexec_fn=lambda: die_with_parent(starter))
 
     # What it does
 
@@ -199,9 +242,9 @@ class Server:
             return f"the server was killed by {kernel.signal_name(-code)}"
         if code is not None:
             return f"the server exited with status {code}"
-        calls = kernel.blocked_calls(self.pid)
+        calls = self.blocked_calls()
         if not calls:
-            states = kernel.thread_states(self.pid)
+            states = self._states()
             if len(states) > 3:
                 count = collections.Counter(states)
                 states = ", ".join(f"{count[state]:,} {state}" for state in sorted(count))
@@ -212,15 +255,33 @@ class Server:
         call = f"{kernel.IN_C.get(name, name)}()"
         if name not in kernel.RECEIVING | kernel.SENDING | {"accept", "accept4"}:
             return call
-        for client in self.clients:
+        for client in self.clients[:100]:
             if client.server_fd() == args[0]:
                 return f"{call} on descriptor {args[0]}, client {self.clients.index(client) + 1}"
         return f"{call} on descriptor {args[0]}"
 
+    def blocked_calls(self):
+        """(name, arguments) of the calls that all its threads sleep in; None if one is running."""
+        found = []
+        for pid in self.pids:
+            calls = kernel.blocked_calls(pid)
+            if calls is None:
+                return None
+            found += calls
+        return found
+
     def calls(self):
-        """The calls that all its threads sleep in: a list of names, or None if one is running."""
-        calls = kernel.blocked_calls(self.pid)
+        """The names of the calls that all its threads sleep in; None if one is running."""
+        calls = self.blocked_calls()
         return [name for name, _ in calls] if calls else None
+
+    def threads(self):
+        """The ids of all its threads."""
+        return [tid for pid in self.pids for tid in kernel.threads(pid)]
+
+    def _states(self):
+        """The states of all its threads, as one string."""
+        return "".join(kernel.thread_states(pid) for pid in self.pids)
 
     def stderr(self):
         """All it has said on stderr."""
@@ -236,20 +297,51 @@ class Server:
         if self.finding():
             return f"A sanitizer says:\n{self.finding()}"
         lines = self.stderr().strip().splitlines()
-        return f"Its last words: {printable(lines[-1][:200])}" if lines else \
+        return f"Its last words: {printable(error_line(lines[-50:])[:200])}" if lines else \
             "It said nothing on stderr."
+
+    def _why_dead(self):
+        """(what to look at, what to write) after its end, by the signal that ended it."""
+        code = self.process.returncode
+        number = -code if code < 0 else code - 128  # a shell that has run it adds 128
+        return DEATHS.get(number, (ENDED, "") if code >= 0 else (f"signal(7): who sends "
+                                   f"{kernel.signal_name(-code)}", ""))
 
     def cpu_ms(self):
         """CPU time used so far, in milliseconds."""
-        return kernel.cpu_ns(self.pid) / 1e6
+        return sum(map(kernel.cpu_ns, self.pids)) / 1e6
 
     def wake_ups(self):
         """How often it went to sleep."""
-        return kernel.wake_ups(self.pid)
+        return sum(map(kernel.wake_ups, self.pids))
+
+    def memory_kib(self, key="VmRSS"):
+        """Its memory: what is resident now, or VmHWM, the most that ever was."""
+        return sum(kernel.memory_kib(pid, key) for pid in self.pids)
 
     def fds(self):
-        """Its open descriptors: {number: what}."""
-        return kernel.open_fds(self.pid)
+        """Its open descriptors: {number: what}. Other processes than the first have a name."""
+        found = kernel.open_fds(self.pid)
+        for pid in self.pids:
+            if pid != self.pid:
+                found |= {f"{fd} of process {pid}": what
+                          for fd, what in kernel.open_fds(pid).items()}
+        return found
+
+    def owed_fds(self):
+        """The descriptors that it must give back when its clients have left.
+
+        Of a reader's server they are its sockets: what else is open may be its runtime's, which
+        keeps pipes and files for later.
+        """
+        return {fd: what for fd, what in self.fds().items()
+                if self.own or what.startswith("socket:")}
+
+    def fd_of(self, inode):
+        """(process, number) of its descriptor of a socket; None if it has none."""
+        name = f"socket:[{inode}]"
+        return next(((pid, fd) for pid in self.pids
+                     for fd, what in kernel.open_fds(pid).items() if what == name), None)
 
     def more_stdout(self):
         """What it has printed since the line."""
@@ -258,40 +350,86 @@ class Server:
 
     def waits_for_ever(self):
         """Do all its threads sleep in calls that have no timeout, and will no timer end one?"""
-        calls = kernel.blocked_calls(self.pid)
+        calls = self.blocked_calls()
         return bool(calls) and all(kernel.without_timeout(*call) for call in calls) and \
-            not kernel.has_timer(self.pid)
+            not any(map(kernel.has_timer, self.pids))
 
     def asleep(self):
         """Are all its threads blocked in a system call?"""
         return self.calls() is not None
 
-    # Steering it
+    def family(self):
+        """The address family of its clients."""
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
 
-    def _pids(self):
-        return [self.process.pid] + ([self.pid] if self.pid != self.process.pid else [])
+    def backlog(self):
+        """How many clients may wait for accept(); None if the kernel does not say."""
+        return kernel.backlog(self.port)
+
+    def accepts_nobody(self):
+        """Is the queue of its clients full, while it sleeps or is stopped?"""
+        room = self.backlog()
+        return (room is not None and kernel.accept_queue(self.port) > room
+                and (self.is_paused() or self.asleep()))
+
+    def queue_is_full(self):
+        """What to raise when a client finds no room there."""
+        full = QueueFull(f"connect: no room in the queue of those who wait for accept(): "
+                         f"{kernel.accept_queue(self.port):,} are there; {self.describe()}",
+                         expected="a connection: the line says that it listens",
+                         look="listen(2): backlog", hint="listen(fd, SOMAXCONN), which is 4,096")
+        full.room = self.backlog()
+        return full
+
+    # Steering it
 
     def signal(self, number):
         """Send a signal to the server process."""
         os.kill(self.pid, number)
 
+    def _meet(self):
+        """Before the first client: it may have started others who accept, after the line."""
+        if not self.met:
+            self.come_to_rest()
+            self.pids, self.met = self._those_who_listen(), True
+            self.pid = self.pids[0]
+
     def pause(self):
         """Stop it (SIGSTOP), and return when it has stopped. The kernel goes on queueing."""
-        self.signal(signal.SIGSTOP)
-        wait_for(lambda: set(kernel.thread_states(self.pid)) <= set("TtZ"), "state T", self)
+        self._meet()
+        for pid in self.pids:
+            os.kill(pid, signal.SIGSTOP)
+        wait_for(self.is_paused, "state T", self)
+
+    def is_paused(self):
+        """Are all its threads stopped?"""
+        return set(self._states()) <= set("TtZ")
 
     def resume(self):
         """Let it go on (SIGCONT)."""
-        self.signal(signal.SIGCONT)
+        for pid in self.pids:
+            os.kill(pid, signal.SIGCONT)
 
-    def limit_fds(self, soft):
-        """Give it room for descriptors below `soft`. Returns the limit it had."""
-        old = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (soft, old[1]))
-        return old[0]
+    def limit_fds(self, soft=None):
+        """Give it room for descriptors below `soft`; without it, for none that is not open now.
+
+        Returns what lift_limit() takes.
+        """
+        old = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in self.pids}
+        for pid, (_, hard) in old.items():
+            fds = kernel.open_fds(pid)
+            lowest_free = next(fd for fd in range(len(fds) + 1) if fd not in fds)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft or lowest_free, hard))
+        return old
+
+    def lift_limit(self, old):
+        """Give back the room that it had before limit_fds()."""
+        for pid, limits in old.items():
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
     def connect(self, **options):
         """A new client. Options: see Client."""
+        self._meet()
         client = Client(self, **options)
         self.clients.append(client)
         return client
@@ -317,6 +455,9 @@ class Server:
         if self.out != -1:
             os.close(self.out)
             self.out = -1
+        if self.drain:
+            self.drain.kill()
+            self.drain.wait()
 
     def close(self):
         """End it, and close what was opened for it."""
@@ -335,9 +476,9 @@ class Server:
         """Fail if it has ended although the probe did not end it, or if a sanitizer spoke."""
         self.come_to_rest()
         if self.exited() and not self.ending:
-            raise Fail(f"{self.describe()}. {self.last_words()}",
-                       expected="the server lives on, whatever its clients do",
-                       hint=CRASH if self.process.returncode < 0 else ENDED)
+            look, hint = self._why_dead()
+            raise Fail(f"{self.describe()}. {self.last_words()}", look=look, hint=hint,
+                       expected="the server lives on, whatever its clients do")
         if self.finding():
             raise Fail(self.finding(), expected="no finding of a sanitizer")
 

@@ -17,6 +17,7 @@ class Stage:
         self.name = STAGES[number]
         self.command = command or [os.path.join(build, self.name)]
         self.servers, self.notes = [], []
+        self.situation = lambda: ""  # what had been done to the server, to be said if it fails
 
     def start(self, *args, env=None, nofile=None, port=0, plugged=False, stderr=None, closed=()):
         """Start a server on a free port and wait until it listens.
@@ -26,9 +27,20 @@ class Stage:
         closed: of 0, 1 and 2, those that it finds closed, as after `2>&-`.
         """
         server = Server(self.command, args, env, nofile, port, plugged, stderr=stderr,
-                        closed=closed)
+                        closed=closed, own=self.own)
         self.servers.append(server)
         return server
+
+    def event_loop(self):
+        """The event loop of a reader's server, '' if it is none that we know."""
+        if self.own:
+            return ""
+        if not any(server.event_loop for server in self.servers):
+            try:
+                self.start()  # with its calls altered, it may have ended too early to be known
+            except Fail:
+                pass
+        return next((server.event_loop for server in self.servers if server.event_loop), "")
 
     def note(self, text):
         """Something to show beside the verdict."""
@@ -45,6 +57,15 @@ class Stage:
         if self.own and "address" in SAN:
             for server in self.servers:
                 server.check_leaks()
+
+    def require_no_surplus(self):
+        """After a probe that was passed: no client has got more than it has sent."""
+        for server in self.servers:
+            if not server.ending:
+                server.come_to_rest()
+                for client in server.clients:
+                    if client.fileno() != -1:
+                        client.require_no_surplus()
 
     def stop(self):
         """End all servers, and close what was opened for them."""

@@ -4,19 +4,21 @@ import collections
 
 from tests.harness.course import STAGES
 
-Verdict = collections.namedtuple("Verdict", "outcome kind seen expected sent notes seconds hint",
-                                 defaults=[""])
+# outcome: P passes, L lesson, F fails, - not tried (seen says why).
+Verdict = collections.namedtuple(
+    "Verdict", "outcome kind seen expected sent notes seconds look hint", defaults=["", ""])
 
 
 class Fail(Exception):
     """The server did something wrong. Bytes are compared, and the first difference is shown.
 
-    `hint`: what to do about it, when that is not what the probe is about.
+    `look`, `hint`: what to look at and what to write, beside what the probe says of itself.
     """
 
-    def __init__(self, seen, expected="", sent="", hint=""):
+    def __init__(self, seen, expected="", sent="", look="", hint=""):
         super().__init__(seen)
-        self.seen, self.expected, self.sent, self.hint = seen, expected, sent, hint
+        self.seen, self.expected, self.sent = seen, expected, sent
+        self.look, self.hint = look, hint
 
 
 class Lesson(Exception):
@@ -28,11 +30,20 @@ class Lesson(Exception):
 
 
 class NotTried(Exception):
-    """This machine does not allow what the probe is about. The text says what it would need."""
+    """The probe cannot be put to this server, or not on this machine: no verdict, and why."""
 
 
 class NoStart(Fail):
     """The server did not start as agreed. No probe can pass then."""
+
+
+class QueueFull(Fail):
+    """A client found no room in the queue of those that wait for accept(), and nobody accepts.
+
+    `room`: how many may wait there.
+    """
+
+    room = 0
 
 
 class Gone(Exception):
@@ -45,7 +56,7 @@ class Gone(Exception):
 
 def untried(verdict):
     """Why the probe could do nothing, in words; '' if it was tried."""
-    return next((note for note in verdict.notes if note.startswith("not tried")), "")
+    return f"not tried: {verdict.seen}" if verdict.outcome == "-" else ""
 
 
 def judge(the_probe, number, verdict):

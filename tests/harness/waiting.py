@@ -39,7 +39,7 @@ class Deadline:
 
 
 class Stillness:
-    """Has a process come to rest, so that waiting longer is pointless?
+    """Have some processes come to rest, so that waiting longer is pointless?
 
     All threads asleep, and for `rounds` looks in a row not one of them has been woken. One with
     timers wakes up, and is waited for until the failsafe.
@@ -47,14 +47,14 @@ class Stillness:
 
     rounds = 15  # looks
 
-    def __init__(self, pid, rounds=None):
-        self.pid, self.same, self.last = pid, 0, None
+    def __init__(self, pids, rounds=None):
+        self.pids, self.same, self.last = pids, 0, None
         self.enough = rounds or self.rounds
 
     def lasts(self, beside=None):
         """Look once more. `beside`: something else that must not change."""
-        asleep = kernel.blocked_calls(self.pid) is not None
-        now = (kernel.wake_ups(self.pid), beside) if asleep else None
+        asleep = all(kernel.blocked_calls(pid) is not None for pid in self.pids)
+        now = (sum(map(kernel.wake_ups, self.pids)), beside) if asleep else None
         self.same = self.same + 1 if now is not None and now == self.last else 0
         self.last = now
         return self.same >= self.enough
@@ -73,7 +73,7 @@ def wait_for(condition, what, server=None, failsafe=FAILSAFE, spin_ms=SPIN_MS):
         if server and server.cpu_ms() > spin_ms:
             raise Fail(f"the server goes in circles: it uses CPU time without end; "
                        f"{server.describe()}", expected=what)
-        deadline = deadline or Deadline(failsafe, *([server.pid] if server else []))
+        deadline = deadline or Deadline(failsafe, *(server.pids if server else []))
         if deadline.passed():
             raise Fail(f"not within {failsafe:.0f} s; " + (server.describe() if server else ""),
                        expected=what)

@@ -3,6 +3,7 @@
 
     python3 -m tests.learn.check 4                    our stage 4
     python3 -m tests.learn.check 4 --server ./mine    your own server, in any language
+    python3 -m tests.learn.check 4 --server ./mine --hint 7    row 7 alone, and what to write
 
 A server of yours takes --port N, and prints a line that ends in `listening on HOST:PORT` when it
 can be connected to. That is all it has to know of this course. A command with arguments is fine,
@@ -12,6 +13,7 @@ too: --server "python3 mine.py".
 import argparse
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import textwrap
@@ -22,30 +24,83 @@ from tests.harness import runner
 
 WIDTH = 80
 
+# A server that fails the one can hardly pass the other.
+FIRST = {3: (1,), 4: (1, 3), 6: (5,), 8: (5,), 10: (5,), 14: (5,), 16: (1,), 17: (5,), 31: (1, 3)}
 
-def describe(probe, number, verdict, own):
-    """The lines for one probe: what to print, and whether it counts as passed."""
-    expected = probe.expect[number]
-    problem = harness.judge(probe, number, verdict)
-    if not problem:
-        lesson = verdict.outcome == "L"
-        outcome = "L" if lesson else "-" if harness.untried(verdict) else "P"
-        text = line(probe, outcome, probe.title)
-        text += indented(f"lesson, as chapter {told_in(probe.row, number)} says", verdict.seen) \
-            if lesson else ""
-        return text, True
-    if verdict.outcome == "P" and not own:
-        return line(probe, "P", f"{probe.title} (more than stage {number} asks)"), True
+
+def passes(probe, number, verdict, own):
+    """Does it count as passed? None when it was not tried."""
+    if verdict.outcome == "-":
+        return None
+    if not harness.judge(probe, number, verdict):
+        return True
+    if own:
+        return False
+    if verdict.outcome == "L":  # of the runtime; or of another stage, and as bad as this one's
+        return verdict.kind == "runtime" or probe.expect[number][2:] != "" and \
+            f"L:{verdict.kind}" in probe.expect.values()
+    return verdict.outcome == "P"
+
+
+def describe(probe, number, verdict, own, before=(), hints=False):
+    """The lines for one probe. `before`: the (probe, verdict) pairs that have failed so far."""
+    passed, title = passes(probe, number, verdict, own), probe.title
+    if passed is None:
+        text = line(probe, "-", title) + indented("not tried", verdict.seen)
+    elif passed and verdict.outcome == "P":
+        more = probe.expect[number] != "P"
+        text = line(probe, "P", title + f" (more than stage {number} asks)" * more)
+    elif passed:
+        text = line(probe, "L", title) + indented(lesson_told(probe, number, verdict), verdict.seen)
+    else:
+        text = failure(probe, number, verdict, before)
+    if hints:
+        text += indented("hint", "; ".join(filter(None, (verdict.hint, probe.hint))))
+    return text
+
+
+def lesson_told(probe, number, verdict):
+    """What to call a lesson."""
+    if verdict.kind == "runtime":
+        return "not counted, because it is your runtime's"
+    if verdict.kind != probe.expect[number][2:]:
+        return f"lesson, no worse than what chapter {told_in(probe.row, number)} shows"
+    return f"lesson, as chapter {told_in(probe.row, number)} says"
+
+
+def failure(probe, number, verdict, before):
+    """The lines for a probe that has failed."""
     text = line(probe, "FAIL", probe.title)
+    problem = harness.judge(probe, number, verdict)
     if verdict.outcome == "P":
-        return text + indented("expected", "the lesson: it " + expected[2:]) + \
-            indented("received", problem), False
-    said = verdict.hint or verdict.kind == "no start"  # then it is not what the probe is about
-    look, hint = ("", verdict.hint) if said else (probe.look, probe.hint)
-    for name, value in (("sent", verdict.sent), ("expected", verdict.expected),
-                        ("received", problem), ("look at", look), ("hint", hint)):
-        text += indented(name, value) if value else ""
-    return text, False
+        return text + indented("expected", "the lesson: it " + probe.expect[number][2:]) + \
+            indented("received", problem)
+    says = [("sent", verdict.sent), ("expected", verdict.expected), ("received", problem),
+            ("look at", verdict.look)]
+    if stops(probe, verdict):  # it is about our agreement, which is no exercise
+        says += [("hint", verdict.hint or probe.hint)]
+    elif verdict.kind != "probe":
+        says += [("look at", probe.look), ("mend first", cause(probe, verdict, before))]
+    return text + "".join(indented(name, value) for name, value in says if value)
+
+
+def cause(probe, verdict, before):
+    """The row that has failed before, and that this one may only follow from. '' if none."""
+    for other, its in before:
+        if pattern(its) == pattern(verdict) and other.row != probe.row:
+            return f"row {other.row}, where the same happens"
+    rows = sorted({other.row for other, _ in before} & {0, *FIRST.get(probe.row, ())})
+    return f"row {rows[0]}: this one may only follow from it" if rows else ""
+
+
+def pattern(verdict):
+    """What has been seen, without its numbers."""
+    return re.sub(r"[\d,.]+", "N", verdict.seen)
+
+
+def stops(probe, verdict):
+    """Is there nothing to try after this? It did not start, and it was its first time."""
+    return verdict.kind == "no start" and probe.row == 0
 
 
 def told_in(row, number):
@@ -64,20 +119,13 @@ def indented(name, text):
                          subsequent_indent=" " * 14) + "\n"
 
 
-def reached(results, rows):
-    """The highest stage whose every expectation these (probe, verdict) pairs meet, or 0.
-
-    A stage counts only if all its probes (of the chosen rows) were run.
-    """
-    verdicts = dict(results)
-
+def reached(results, rows, below):
+    """The highest stage below `below` whose every probe (of the chosen rows) was passed, or 0."""
     def meets(number):
         asked = harness.probes(rows, number)
-        return asked and all(
-            p in verdicts and (verdicts[p].outcome == "P"
-                               or not harness.judge(p, number, verdicts[p])) for p in asked)
+        return asked and all(p in results and passes(p, number, results[p], False) for p in asked)
 
-    return max((number for number in harness.STAGES if meets(number)), default=0)
+    return max((number for number in harness.STAGES if number < below and meets(number)), default=0)
 
 
 def numbers(text):
@@ -96,58 +144,81 @@ def find_server(path):
     return [program, *words[1:]] if program else None
 
 
-def run(number, rows, command, build):
-    """Run the probes and print a line each, in order. Returns (probe, verdict, passed) each."""
+def run(number, rows, command, build, hints=False):
+    """Run the probes and print a line or more for each, in order. Returns {probe: Verdict}."""
     chosen = harness.probes(rows, number)
-    results, printed = {}, 0
+    results, printed, failed, own = {}, 0, [], command is None
     with runner.progress(len(chosen)) as step:
         for (probe, *_), verdict in runner.run_all([(p, number, command, build) for p in chosen]):
             step(probe.title)
             results[probe] = verdict
+            if stops(probe, verdict):  # then nothing else can be said about it
+                show(probe, describe(probe, number, verdict, own), verdict)
+                return {probe: verdict}
             while printed < len(chosen) and chosen[printed] in results:
-                show(chosen[printed], number, results[chosen[printed]], command is None)
+                probe = chosen[printed]
+                verdict = results[probe]
+                show(probe, describe(probe, number, verdict, own, failed, hints), verdict)
+                if passes(probe, number, verdict, own) is False:
+                    failed.append((probe, verdict))
                 printed += 1
-            if verdict.kind == "no start":  # then nothing else can be said about it
-                return stopped(chosen[:printed + 1], results, verdict, number, command is None)
     return results
 
 
-def stopped(chosen, results, verdict, number, own):
-    """It does not start: said once, for the first probe that is not printed yet."""
-    said = {p: results[p] for p in chosen if p in results}
-    if verdict not in said.values():
-        said[chosen[-1]] = verdict
-        show(chosen[-1], number, verdict, own)
-    return said
-
-
-def show(probe, number, verdict, own):
+def show(probe, text, verdict):
     """Print what a probe has shown."""
-    print(describe(probe, number, verdict, own)[0], end="")
+    print(text, end="")
     for note in verdict.notes:
         print(indented("note", note), end="")
 
 
-def summary(number, results, rows, own):
-    """The last lines."""
-    failed = sum(not describe(p, number, v, own)[1] for p, v in results.items())
-    left_out = sum(bool(harness.untried(v)) for v in results.values())
-    passed = len(results) - failed - left_out
-    if own:
-        print(f"\n{harness.STAGES[number]}: everything as its chapter says" if not failed else "")
+def listed(rows):
+    """'row 7', or 'rows 7, 12 and 13'."""
+    *most, last = map(str, sorted(rows))
+    return f"rows {', '.join(most)} and {last}" if most else f"row {last}"
+
+
+def distance(number, results, rows):
+    """How far a reader's server is from the stage that it was checked for, in words."""
+    verdicts = {p: passes(p, number, verdict, False) for p, verdict in results.items()}
+    missing = {p.row for p, passed in verdicts.items() if passed is False}
+    untried = {p.row for p, passed in verdicts.items() if passed is None} - missing
+    asked = {p.row for p in results}
+    if True not in verdicts.values():
+        return f"This server has not passed anything of stage {number} yet."
+    if 2 * len(missing) > len(asked):
+        text = (f"This server passes {len(asked - missing - untried)} of the {len(asked)} rows of "
+                f"stage {number}; not {listed(missing)}.")
     else:
-        stage = reached(list(results.items()), rows)
-        missing = sorted({p.row for p, v in results.items() if not describe(p, number, v, own)[1]})
-        text = f"This server has reached stage {stage}: {harness.STAGES[stage]}" if stage else \
-            "This server has reached no stage yet"
-        text += ", as far as these rows show." if rows else "."
-        if missing:
-            text += (f" It is not stage {number}, because of row{'s' * (len(missing) > 1)} "
-                     f"{', '.join(map(str, missing))}.")
-        elif stage < 7:
-            text += f" Next: make check-{stage + 1} SERVER=..."
-        print("\n" + textwrap.fill(text, WIDTH))
-    print(f"{passed} passed, {failed} failed" + f", {left_out} not tried" * (left_out > 0))
+        text = f"This server is stage {number}, {harness.STAGES[number]}"
+        text += f", but for {listed(missing)}" if missing else ""
+        text += ", as far as these rows show" if rows else ""
+        text += f"; {listed(untried)} could not be tried" if untried else ""
+        text += "."
+    lower = reached(results, rows, number) if missing and not rows else 0
+    if lower:
+        text += f" It is all of stage {lower}."
+    if not missing and not untried and not rows:
+        text += " Everything as its chapter says."
+    if not missing and number < 7:
+        text += f" Next: make check-{number + 1} SERVER=..."
+    return text
+
+
+def summary(number, results, rows, own):
+    """The last lines. Returns the exit status."""
+    outcomes = [passes(p, number, v, own) for p, v in results.items()]
+    failed, left_out = outcomes.count(False), outcomes.count(None)
+    passed, not_run = outcomes.count(True), len(harness.probes(rows, number)) - len(results)
+    if not own:
+        print("\n" + textwrap.fill(distance(number, results, rows), WIDTH))
+    elif not failed:
+        print(f"\n{harness.STAGES[number]}: everything as its chapter says")
+    if failed and not own and not not_run:
+        row = min(p.row for p, v in results.items() if passes(p, number, v, own) is False)
+        print(f"What to write for a row: make check-{number} SERVER=... HINT={row}")
+    print(f"{passed} passed, {failed} failed" + f", {left_out} not tried" * (left_out > 0)
+          + f", {not_run} not run because it does not start" * (not_run > 0))
     return 1 if failed or not passed else 0
 
 
@@ -156,6 +227,7 @@ def main():
     arguments.add_argument("stage", type=int, choices=list(harness.STAGES))
     arguments.add_argument("--server", help="your own server (default: ours)")
     arguments.add_argument("--rows", type=numbers, help="only these: 1,7,9")
+    arguments.add_argument("--hint", type=numbers, help="only these, and say what to write")
     arguments.add_argument("--build", default=harness.BUILD, help="where our servers are")
     options = arguments.parse_args()
 
@@ -169,12 +241,12 @@ def main():
         print(f"{harness.STAGES[options.stage]} is not built: make\n0 passed, 1 failed")
         return 1
     probes.load()
-    rows = options.rows
+    rows = options.hint or options.rows
     if not harness.probes(rows, options.stage):
         print(f"none of these rows is asked of stage {options.stage}\n0 passed, 1 failed")
         return 1
-    print("P: passes.  L: a lesson, the stage is meant to fail there.\n")
-    results = run(options.stage, rows, command, options.build)
+    print("P: passes.  L: a lesson, the stage is meant to fail there.  -: not tried.\n")
+    results = run(options.stage, rows, command, options.build, bool(options.hint))
     return summary(options.stage, results, rows, command is None)
 
 

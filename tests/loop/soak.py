@@ -208,7 +208,7 @@ class Soak:
             if moved:
                 still = deadline = None
             elif not self.wait(waiting):
-                still = still or harness.Stillness(self.server.pid)
+                still = still or harness.Stillness(self.server.pids)
                 deadline = deadline or harness.Deadline(harness.FAILSAFE, self.server.pid)
                 if self.server.exited() or still.lasts() or deadline.passed():
                     raise Fail(f"{len(waiting)} clients get no more; {self.server.describe()}",
@@ -260,9 +260,9 @@ class Soak:
 
     def check_descriptors(self):
         """As many are open as at the start, as soon as it has seen that all have left."""
-        still = harness.Stillness(self.server.pid, LOOKS)
+        still = harness.Stillness(self.server.pids, LOOKS)
         deadline = harness.Deadline(harness.FAILSAFE, self.server.pid)
-        while len(open_now := self.server.fds()) > self.descriptors:
+        while len(open_now := self.server.owed_fds()) > self.descriptors:
             if self.server.exited() or still.lasts() or deadline.passed():
                 raise Fail(f"{len(open_now)} open descriptors when all have left; "
                            f"{self.server.describe()}",

@@ -34,6 +34,7 @@ RECEIVING = {"read", "readv", "recvfrom", "recvmsg"}
 SENDING = {"write", "writev", "sendto", "sendmsg"}
 WAITING = {"accept", "accept4", "select", "pselect6", "poll", "ppoll", "epoll_wait", "epoll_pwait",
            "epoll_pwait2", "io_uring_enter"}  # for clients
+NETWORK = RECEIVING | SENDING | WAITING
 ENDLESS = {"accept", "accept4", "pause", "rt_sigsuspend", "wait4", "waitid"}  # without a timeout
 IN_C = {"recvfrom": "recv", "sendto": "send", "pselect6": "select",
         "rt_sigtimedwait": "sigwait", "rt_sigsuspend": "sigsuspend"}  # what programs call them
@@ -106,6 +107,14 @@ def blocked_calls(pid):
     return calls or None
 
 
+def timeout_ms(name, args):
+    """After which time a sleeping call returns in any case; -1 never; None cannot be seen."""
+    number = {"epoll_wait": 3, "epoll_pwait": 3, "poll": 2}.get(name)
+    if without_timeout(name, args):
+        return -1
+    return None if number is None else args[number] & 0xffffffff
+
+
 def without_timeout(name, args):
     """Does this sleeping call wait until something happens, however long that takes?"""
     as_int = {"epoll_wait": 3, "epoll_pwait": 3, "poll": 2}
@@ -163,8 +172,12 @@ def status_number(text, key):
 
 def wake_ups(pid):
     """How many times the threads of a process went to sleep of their own accord."""
-    return sum(status_number(read_file(f"/proc/{pid}/task/{tid}/status"),
-                             "voluntary_ctxt_switches") for tid in threads(pid))
+    return sum(wake_ups_of_thread(pid, tid) for tid in threads(pid))
+
+
+def wake_ups_of_thread(pid, tid):
+    """The same of one thread."""
+    return status_number(read_file(f"/proc/{pid}/task/{tid}/status"), "voluntary_ctxt_switches")
 
 
 def endless_sleepers(pid):
@@ -173,8 +186,7 @@ def endless_sleepers(pid):
     for tid in threads(pid):
         call = blocked_call(pid, tid)
         if call and without_timeout(*call):
-            text = read_file(f"/proc/{pid}/task/{tid}/status")
-            found[tid] = status_number(text, "voluntary_ctxt_switches")
+            found[tid] = wake_ups_of_thread(pid, tid)
     return found
 
 
@@ -208,6 +220,12 @@ def parent(pid):
     """The parent's id, 0 if the process has gone."""
     fields = stat_fields(f"/proc/{pid}/stat")
     return int(fields[1]) if fields else 0
+
+
+def children(pid):
+    """The ids of a process's children; [] where the kernel does not list them."""
+    return [int(word) for tid in threads(pid)
+            for word in read_file(f"/proc/{pid}/task/{tid}/children").split()]
 
 
 def descendants(pid):
@@ -256,21 +274,47 @@ class SocketDiagnosis:
     /proc/net/tcp gives the same, but walks through the sockets of the whole system each time.
     """
 
-    NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, NLMSG_ERROR = 4, 20, 1, 2
+    NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
+    NLM_F_REQUEST, NLM_F_DUMP, NLMSG_ERROR, NLMSG_DONE = 1, 0x300, 2, 3
 
     def __init__(self):
         self.netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, self.NETLINK_SOCK_DIAG)
         self.netlink.settimeout(5)
 
-    def find(self, local, remote):
-        """The connection from `local` to `remote`, both (IPv4 address, port); None if none."""
-        ends = struct.pack("!HH16s16s", local[1], remote[1], socket.inet_aton(local[0]),
-                           socket.inet_aton(remote[0]))
-        question = struct.pack("=BBBxI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0xffffffff)
+    def _ask(self, family, states, ends, flags=0):
+        """Send a question: a struct nlmsghdr, and a struct inet_diag_req_v2 behind it."""
+        question = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, states)
         question += ends + struct.pack("=III", 0, 0xffffffff, 0xffffffff)
         header = struct.pack("=IHHII", 16 + len(question), self.SOCK_DIAG_BY_FAMILY,
-                             self.NLM_F_REQUEST, 1, 0)
+                             self.NLM_F_REQUEST | flags, 1, 0)
         self.netlink.send(header + question)
+
+    def listeners(self):
+        """(port, inode, connections in the queue, room in the queue) of each listening socket."""
+        for family in (socket.AF_INET, socket.AF_INET6):
+            self._ask(family, 1 << LISTEN, bytes(36), self.NLM_F_DUMP)
+            for kind, message in list(self._messages()):
+                if kind == self.SOCK_DIAG_BY_FAMILY:
+                    queue, room, _, inode = struct.unpack_from("=IIII", message, 4 + 48 + 4)
+                    yield struct.unpack_from("!H", message, 4)[0], inode, queue, room
+
+    def _messages(self):
+        """(type, payload) of each message of an answer, to its end."""
+        while True:
+            answer, at = self.netlink.recv(1 << 20), 0
+            while at < len(answer):
+                length, kind = struct.unpack_from("=IH", answer, at)
+                if kind in (self.NLMSG_DONE, self.NLMSG_ERROR):
+                    return
+                yield kind, answer[at + 16:at + length]
+                at += (length + 3) & ~3
+
+    def find(self, local, remote):
+        """The connection from `local` to `remote`, both (address, port); None if none."""
+        family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+        self._ask(family, 0xffffffff, struct.pack(
+            "!HH16s16s", local[1], remote[1], socket.inet_pton(family, local[0]),
+            socket.inet_pton(family, remote[0])))
         answer = self.netlink.recv(65536)
         kind = struct.unpack_from("=H", answer, 4)[0]
         if kind == self.NLMSG_ERROR:
@@ -289,7 +333,7 @@ _diagnosis = None
 
 
 def find_socket(local, remote):
-    """The end of a connection that sits at `local`; both are (IPv4 address, port)."""
+    """The end of a connection that sits at `local`; both are (address, port)."""
     global _diagnosis
     try:
         _diagnosis = _diagnosis or SocketDiagnosis()
@@ -300,6 +344,12 @@ def find_socket(local, remote):
         return found[0] if found else None
 
 
+def backlog(port):
+    """How many connections may wait in the queue of a port; None if the kernel does not say."""
+    return max((room for listening, _, _, room in listeners()
+                if listening == port and room is not None), default=None)
+
+
 def forget_netlink():
     """After fork(): two processes must not share one netlink socket."""
     global _diagnosis
@@ -308,16 +358,30 @@ def forget_netlink():
 
 def listening_ports(inodes):
     """The ports on which the sockets with these inodes listen."""
-    return [port for port, inode, _ in listeners() if inode in inodes]
+    return [port for port, inode, *_ in listeners() if inode in inodes]
 
 
 def accept_queue(port):
     """How many connections wait in the queue of whoever listens on this port."""
-    return max((queue for listening, _, queue in listeners() if listening == port), default=0)
+    return max((queue for listening, _, queue, _ in listeners() if listening == port), default=0)
 
 
 def listeners():
-    """(port, inode, connections in the queue) of each listening socket.
+    """(port, inode, connections in the queue, room there or None) of each listening socket.
+
+    sock_diag walks through these alone.
+    """
+    global _diagnosis
+    try:
+        _diagnosis = _diagnosis or SocketDiagnosis()
+        return list(_diagnosis.listeners())
+    except OSError:  # not in this kernel
+        _diagnosis = None
+        return list(listeners_of_proc())
+
+
+def listeners_of_proc():
+    """The same, from /proc.
 
     These files show them before all others, of which there may be 60,000 in TIME_WAIT.
     """
@@ -329,7 +393,7 @@ def listeners():
                 if int(fields[3], 16) != LISTEN:
                     break
                 yield (int(fields[1][-4:], 16), int(fields[9]),
-                       int(fields[4].partition(":")[2], 16))
+                       int(fields[4].partition(":")[2], 16), None)
 
 
 def socket_inodes(pid):

@@ -16,8 +16,13 @@
 //     call:which:what       call    accept recv send epoll_wait poll select epoll_ctl close,
 //                                   or wait for epoll_wait, poll and select
 //                           which   3 the third, 3-5 the third to the fifth, 3- the third and all
-//                                   later ones, %3 every third, * every one
-//                           what    an error by its name, or short=N: at most N bytes
+//                                   later ones, %3 every third, * every one; 3+ one call: the third,
+//                                   or the first after it that may fail so
+//                           what    an error by its name; short=N: at most N bytes; part=N: the same,
+//                                   where no server takes it for a sign (see below)
+//     sndbuf=N              each accepted socket gets a send buffer of N bytes (SO_SNDBUF), as on a
+//                           machine with a small net.ipv4.tcp_wmem: it is full after that, and has
+//                           room for a part before it has room for all
 //     SIGUSR1               the signal is caught, without SA_RESTART: sent to a server, it
 //                           interrupts the call that the server sleeps in (EINTR)
 //
@@ -33,7 +38,10 @@
 //  - EINTR is also given to calls that would not have slept. The kernel's TCP does not do that, but
 //    recv(2) and send(2) allow it.
 //  - Instead of a call that "fails" the real one is not made: the bytes, or the connection, wait.
-//  - Fewer bytes means that fewer were asked for. The count is never a lie.
+//  - Fewer bytes means that fewer were asked for. The count is never a lie. But an edge-triggered
+//    server may take it for the sign that there is nothing left (epoll(7), Q9), and the kernel gives
+//    it no other reason to. Ours ask again, and are put to short=N; of others nobody can ask that,
+//    and part=N leaves alone what they have registered with EPOLLET for the very thing.
 //  - ECONNRESET, ETIMEDOUT, EPIPE, EHOSTUNREACH and ENETUNREACH come from recv() and send() when
 //    the connection is dead. So it is, from then on: shutdown() is called for both directions. From
 //    recv() the kernel gives out what has come before it gives out the error, so what is there then
@@ -46,8 +54,8 @@
 //    there is something left. So not where the descriptor is watched with EPOLLET for the very
 //    thing that was refused. Watching for it after the refusal (EPOLL_CTL_ADD or MOD) is fine, as
 //    that reports what is ready by then: a server that arms EPOLLOUT upon EAGAIN gets its event.
-//  - What is not legal for the one call at hand (ENOSPC for EPOLL_CTL_MOD, EAGAIN as above) is not
-//    done: the real call is made and counted as `refused`.
+//  - What is not legal for the one call at hand (ENOSPC for EPOLL_CTL_MOD, EAGAIN and part=N as
+//    above) is not done: the real call is made and counted as `refused`.
 //
 // Threads and signal handlers may call all of it: after the start there are only atomics.
 
@@ -149,8 +157,10 @@ const Libc& libc() {
 struct Rule {
     Call call = ACCEPT;
     std::uint64_t first = 1, last = UINT64_MAX, every = 1;
+    bool once = false;  // the first that is legal
     int error = 0;
     std::size_t most = SIZE_MAX;  // bytes, when there is no error
+    bool no_sign = false;  // not where fewer bytes are a sign
 
     bool fits(Call c, std::uint64_t k) const {
         return c == call && k >= first && k <= last && k % every == 0;
@@ -159,7 +169,9 @@ struct Rule {
 
 // constinit: nothing may be initialised again after start(), which other libraries can precede.
 constinit Rule rules[64]{};
+constinit std::atomic<bool> used_up[std::size(rules)]{};  // those that are for one call
 std::size_t rule_count = 0;
+int send_buffer = 0;  // bytes, for each accepted socket; 0 leaves it alone
 
 struct Error {
     const char* name;
@@ -217,11 +229,16 @@ unsigned parse_calls(std::string_view text, std::string_view word) {
     bad_word(word, "no such call");
 }
 
-// 3   3-5   3-   %3   *
+// 3   3-5   3-   3+   %3   *
 void parse_which(Rule& rule, std::string_view text, std::string_view word) {
     if (text == "*") return;
     if (text.starts_with('%')) {
         rule.every = parse_number(text.substr(1), word);
+        return;
+    }
+    if (text.ends_with('+')) {
+        rule.once = true;
+        rule.first = parse_number(text.substr(0, text.size() - 1), word);
         return;
     }
     bool range = text.find('-') != text.npos;
@@ -230,10 +247,10 @@ void parse_which(Rule& rule, std::string_view text, std::string_view word) {
 }
 
 void parse_what(Rule& rule, std::string_view text, unsigned calls, std::string_view word) {
-    constexpr std::string_view is_short = "short=";
-    if (text.starts_with(is_short)) {
+    if (text.starts_with("short=") || text.starts_with("part=")) {
         if (calls & ~moves) bad_word(word, "only recv and send can be short");
-        rule.most = parse_number(text.substr(is_short.size()), word);
+        rule.no_sign = text.starts_with("part=");
+        rule.most = parse_number(text.substr(text.find('=') + 1), word);
         return;
     }
     for (const Error& e : errors) {
@@ -243,7 +260,7 @@ void parse_what(Rule& rule, std::string_view text, unsigned calls, std::string_v
         rule.error = e.number;
         return;
     }
-    bad_word(word, "neither short=N nor the name of an error");
+    bad_word(word, "neither short=N or part=N nor the name of an error");
 }
 
 void catch_signal(int) { ++shared->signals; }
@@ -257,8 +274,12 @@ void catch_sigusr1() {
 
 void parse_word(std::string_view word) {
     if (word == "SIGUSR1") return catch_sigusr1();
-
     std::string_view rest = word;
+    if (word.starts_with("sndbuf=")) {
+        send_buffer = static_cast<int>(parse_number(word.substr(word.find('=') + 1), word));
+        return;
+    }
+
     Rule rule{};
     unsigned calls = parse_calls(cut(rest, ':'), word);
     parse_which(rule, cut(rest, ':'), word);
@@ -365,10 +386,13 @@ Attempt::Attempt(Call call, int fd, int detail) : call(call) {
     auto rules_end = rules + rule_count;
     auto rule = std::find_if(rules, rules_end, [&](const Rule& r) { return r.fits(call, k); });
     if (rule == rules_end) return;
-    if (rule->error && !is_legal(call, fd, detail, rule->error)) {
+    bool legal = rule->error ? is_legal(call, fd, detail, rule->error)
+                             : !rule->no_sign || !edge_would_be_lost(call, fd);
+    if (!legal) {
         ++counter().refused;
         return;
     }
+    if (rule->once && used_up[rule - rules].exchange(true)) return;
     error = rule->error;
     most = rule->most;
     if (error) ++counter().injected;
@@ -461,7 +485,10 @@ extern "C" {
 int accept4(int fd, sockaddr* address, socklen_t* length, int flags) {
     Attempt attempt{ACCEPT, fd};
     if (attempt.fails()) return attempt.fail();
-    return attempt.end(libc().accept4(fd, address, length, flags));
+    int accepted = libc().accept4(fd, address, length, flags);
+    if (accepted != -1 && send_buffer)
+        setsockopt(accepted, SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof send_buffer);
+    return attempt.end(accepted);
 }
 
 int accept(int fd, sockaddr* address, socklen_t* length) { return accept4(fd, address, length, 0); }

@@ -62,16 +62,16 @@ class Flood:
                 self.wait(self.sent < self.total)
 
 
-def dropped(flood, server, how):
-    """The server has closed the flood's connection: a lesson, if it says so and serves others."""
+def dropped(received, sent, server, how):
+    """The server has closed a connection: a lesson, if it says so and serves others."""
     said = [line for line in server.stderr().splitlines() if "dropped" in line]
     if not said:
-        raise Fail(f"the connection ended ({how}) after {flood.received:,} of {flood.sent:,} "
+        raise Fail(f"the connection ended ({how}) after {received:,} of {sent:,} "
                    f"bytes, without a word on stderr; {server.describe()}",
                    expected="every byte, or a line on stderr that says: dropped",
-                   sent=f"frames, {flood.sent:,} bytes")
+                   sent=f"frames, {sent:,} bytes")
     server.connect().roundtrip()
-    raise Lesson(f"the client is gone ({how}) after {flood.received:,} of {flood.sent:,} bytes; "
+    raise Lesson(f"the client is gone ({how}) after {received:,} of {sent:,} bytes; "
                  f"stderr: {said[0]}", "drops")
 
 
@@ -88,4 +88,4 @@ def finish_dropped(flood, server, gone):
         remains(flood)
     except Gone:
         pass
-    dropped(flood, server, gone.how)
+    dropped(flood.received, flood.sent, server, gone.how)

@@ -2,7 +2,6 @@
 
 import struct
 
-from tests.outside import kernel
 from tests.harness import KIB, MIB, Fail, Gone, frame, probe, wait_for
 
 SEVEN = "- - - - - - P"
@@ -85,13 +84,13 @@ def claimed(stage):
     """200 headers claim 1 MiB each, and nothing follows until the deadline."""
     server = stage.start("--idle-ms", 500, "--tick-ms", 50)
     server.connect().roundtrip()
-    before = kernel.memory_kib(server.pid)
+    before = server.memory_kib()
     clients = [server.connect() for _ in range(200)]
     for client in clients:
         client.send(b"EVLP" + struct.pack("!I", MIB) + b"x")
     for client in clients:
         client.expect_end("a header that claims 1 MiB, and a byte")
-    grown = kernel.memory_kib(server.pid, "VmHWM") - before
+    grown = server.memory_kib("VmHWM") - before
     if grown > 20 * KIB:
         raise Fail(f"{grown:,} KiB more memory", expected="less than 20 MiB for 200 clients",
                    sent="200 headers, each of which claims 1 MiB")

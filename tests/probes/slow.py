@@ -1,5 +1,7 @@
 """Clients that do not read, and a server that has nothing to do."""
 
+import time
+
 from tests.outside import kernel
 from tests.harness import MIB, Fail, Gone, Lesson, frame, probe, wait_for
 from tests.probes.flood import Flood, finish_dropped
@@ -18,7 +20,7 @@ def sends_without_reading(stage):
     greedy.roundtrip()
     other = None
     flood = Flood(greedy, MOST)
-    memory = kernel.memory_kib(server.pid)
+    memory = server.memory_kib()
     try:
         held = 0
         while held < 20 and flood.sent < flood.total:
@@ -60,7 +62,7 @@ def thaw(server, flood, other):
 
 def check_bounded(server, flood, memory):
     """A server that buffers must stop somewhere."""
-    grown = kernel.memory_kib(server.pid, "VmHWM") - memory
+    grown = server.memory_kib("VmHWM") - memory
     if flood.sent >= flood.total or grown > MEMORY_KIB:
         raise Fail(f"it took {flood.sent:,} bytes, and its memory grew by {grown:,} KiB",
                    sent=f"{flood.sent:,} bytes, of which nothing was read",
@@ -68,24 +70,54 @@ def check_bounded(server, flood, memory):
                             f"{MEMORY_KIB // 1024} MiB of memory")
 
 
+class Waiters:
+    """The threads of a server that wait for clients.
+
+    A reader's server has others, perhaps: its runtime's, which wake up when they like. Where no
+    thread waits for the network, all of them are looked at.
+    """
+
+    def __init__(self, server):
+        self.server, self.before, self.calls = server, {}, []
+        everybody, asleep = {}, {}
+        for pid in server.pids:
+            for tid in kernel.threads(pid):
+                everybody[pid, tid] = call = kernel.blocked_call(pid, tid)
+                if call and call[0] in kernel.NETWORK:
+                    asleep[pid, tid] = call
+        chosen = everybody if server.own or not asleep else asleep
+        self.calls = [call for call in chosen.values() if call]
+        self.before = {thread: kernel.wake_ups_of_thread(*thread) for thread in chosen}
+        self.cpu = server.cpu_ms()
+
+    def count(self):
+        """How often they have woken up since."""
+        return sum(kernel.wake_ups_of_thread(*thread) - before
+                   for thread, before in self.before.items())
+
+    def cpu_ms(self):
+        """The CPU time used since, but for other threads than these."""
+        return self.server.cpu_ms() - self.cpu if len(self.server.threads()) == len(self.before) \
+            else 0
+
+    def timeouts(self):
+        """The timeouts of a second at most with which they sleep. None: it cannot be seen."""
+        times = [kernel.timeout_ms(*call) for call in self.calls]
+        return [ms for ms in times if ms is None or 0 <= ms <= 1000]
+
+
 def rest(server):
-    """Wait until the server sleeps and nothing wakes it up for a while. Returns its count."""
+    """Wait until it sleeps and nothing wakes it up for a while. Returns those who wait."""
     last = [None]
 
     def same():
-        now = (server.asleep(), server.wake_ups())
+        if not server.asleep():
+            return False
+        now = Waiters(server)
         last[0], before = now, last[0]
-        return now[0] and now == before
+        return before is not None and now.before == before.before
     wait_for(same, "the server comes to rest", server)
-    return last[0][1]
-
-
-def count_wake_ups(server, clock):
-    """How often `server` wakes up while another server answers 300 times."""
-    before, cpu = rest(server), server.cpu_ms()
-    for _ in range(300):
-        clock.roundtrip()
-    return server.wake_ups() - before, server.cpu_ms() - cpu
+    return last[0]
 
 
 @probe(row=15, title="no wake-up while nothing is to do", expect="P P P P P P P",
@@ -99,10 +131,13 @@ def wakes_only_when_needed(stage):
     first = server.connect()
     first.roundtrip()
     require_quiet(server, clock, "a client idle")
+    idle = Waiters(server)
+    ticks = wake_ups_in_a_second(server, clock)
     flood = Flood(server.connect(rcvbuf=64 * 1024) if stage.number > 1 else first, 16 * MIB)
     try:
         flood.push_until_stuck()
         require_quiet(server, clock, "a client's output pending")
+        require_no_polling(server, clock, idle, ticks)
         flood.stop()
         flood.drain()
     except Gone:
@@ -111,18 +146,52 @@ def wakes_only_when_needed(stage):
 
 
 def require_quiet(server, clock, when):
-    """Fail if something wakes the server up again and again.
+    """Fail if something wakes the server up again and again, while another one answers 300 times.
 
     While output is pending, the last acknowledgements may still be on their way: what counts is
     that it becomes quiet. A server that sleeps in send() is left alone: when memory for sockets is
     short, the kernel itself looks again and again, within that call.
     """
-    calls = server.calls()
-    if calls and set(calls) <= kernel.SENDING:
+    if sleeps_in_send(server):
         return
     for _ in range(6):
-        count, cpu = count_wake_ups(server, clock)
+        waiters = rest(server)
+        for _ in range(300):
+            clock.roundtrip()
+        count, cpu = waiters.count(), waiters.cpu_ms()
         if count == 0 and cpu < 1:
             return
     raise Fail(f"{count} wake-ups and {cpu:.1f} ms of CPU time while another server answered "
                "300 times", expected=f"none: {when}")
+
+
+def sleeps_in_send(server):
+    """Does it hold nothing, and wait in the kernel until it can send?"""
+    calls = server.calls()
+    return bool(calls) and set(calls) <= kernel.SENDING
+
+
+def wake_ups_in_a_second(server, clock):
+    """How often it looks in a second, if it sleeps with a timeout; else 0.
+
+    The time only bounds it: on a busy machine the server wakes up less often in it, not more.
+    """
+    waiters = rest(server)
+    end = time.monotonic() + 1
+    while waiters.timeouts() and time.monotonic() < end:
+        clock.roundtrip()
+    return waiters.count() if waiters.timeouts() else 0
+
+
+def require_no_polling(server, clock, idle, ticks):
+    """Fail if, with output pending, it wakes up again and again to look, and did not without."""
+    if sleeps_in_send(server):
+        return
+    seen = [ms for ms in rest(server).timeouts() if ms is not None]
+    if seen and not idle.timeouts():
+        raise Fail(f"it sleeps with a timeout of {min(seen)} ms, and with none when no output was "
+                   "pending", expected="none: that there is room will be said to it")
+    count = wake_ups_in_a_second(server, clock)
+    if count >= ticks + 5:
+        raise Fail(f"it sleeps with a timeout: {count} wake-ups in a second, and {ticks} when no "
+                   "output was pending", expected="none: that there is room will be said to it")

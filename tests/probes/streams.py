@@ -2,8 +2,6 @@
 
 import socket
 
-from tests.outside import kernel
-
 from tests.harness import KIB, MIB, Gone, frame, probe, wait_for
 from tests.probes.flood import Flood, finish_dropped
 
@@ -21,6 +19,81 @@ def split_everywhere(stage):
         wait_for(lambda: not client.unread(), "the server reads the first part", server)
         client.send(whole[cut:])
         client.expect(whole)
+
+
+@probe(row=5, title="a request is cut at every byte, with another one before and behind it",
+       expect="P P P P P P P", look="where the bytes of the next message are, when one is complete",
+       hint="what you have not used stays in the buffer, in front of what comes next")
+def split_between_others(stage):
+    """Each part is sent when the one before has been read, and has the beginning of the next."""
+    server = stage.start()
+    client = server.connect()
+    whole, other = frame(b"EVLP\0\0\0\x05\r\n\xff"), frame(b"another one")
+    three = other + whole + other
+    for cut in range(len(other), len(other + whole) + 1):
+        in_parts(client, three, [0, cut, len(three)])
+    for size in range(1, len(whole) + 8):
+        in_parts(client, three, [*range(0, len(three), size), len(three)])
+    client.expect_nothing_more(three)
+
+
+def in_parts(client, data, cuts):
+    """Send it cut at these places, and receive all of it."""
+    for begin, end in zip(cuts, cuts[1:]):
+        client.send(data[begin:end])
+        wait_for(lambda: not client.unread(), "the server reads this part", client.server)
+    client.expect(data)
+
+
+def lengths(most):
+    """Around every power of two: of a whole frame, and of its payload."""
+    around = {(1 << power) + more for power in range(4, 21) for more in (-1, 0, 1)}
+    return sorted({payload for length in around for payload in (length - 8, length)
+                   if 0 <= payload <= most})
+
+
+def pattern(size):
+    """Bytes that do not repeat where a buffer might."""
+    block = bytes(i * 7 % 251 for i in range(251 * 256))
+    return (block * (size // len(block) + 1))[:size]
+
+
+@probe(row=5, title="a message of any length: around each power of two up to 1 MiB",
+       expect="P P P P P P P", look="recv(2), when as many bytes are there as the buffer takes",
+       hint="a buffer that has become full says nothing about what is left: ask again")
+def around_powers_of_two(stage):
+    """Each alone, on a connection of its own, and as one of many. Nothing comes behind the answer.
+
+    Stage 5 drops a client for which the kernel's buffers are too small.
+    """
+    server = stage.start()
+    many = server.connect() if stage.number > 1 else None
+    for size in lengths(64 * KIB if stage.number == 5 else MIB):
+        message = frame(pattern(size))
+        alone = server.connect()
+        alone.exchange(message)
+        alone.expect_nothing_more(message)
+        alone.close()
+        if many and size <= 64 * KIB + 1:
+            many.exchange(message)
+
+
+@probe(row=6, title="a message of any length, and the end of input right behind it",
+       expect="P P P P P P P", look="recv(2): 0; epoll(7), Q9: a short read and the end",
+       hint="read until recv() says 0 or EAGAIN: the end comes without an event of its own")
+def end_behind_any_length(stage):
+    """Both are there before the server looks, where the kernel's buffer takes so much."""
+    server = stage.start()
+    for size in lengths(32 * KIB):
+        message = frame(pattern(size))
+        server.pause()
+        client = server.connect()
+        client.send(message)
+        client.half_close()
+        server.resume()
+        client.expect(message)
+        client.expect_end(message)
+        client.close()
 
 
 @probe(row=5, title="1,000 requests in one segment are all answered", expect="P P P P P P P",
@@ -68,55 +141,6 @@ def slow_half_close(stage):
     except Gone as gone:
         finish_dropped(flood, server, gone)
     client.expect_end("8 MB of frames")
-
-
-@probe(row=6, title="the end of input comes while output is held for one that reads late",
-       expect="P P P P L:drops P P", look="recv(2): 0; send(2): EAGAIN",
-       hint="it has finished sending, not reading: close when all has gone")
-def end_while_output_is_held(stage):
-    """The server has read all, and could not send all, when the end of input comes.
-
-    Frame by frame, so that even one that soon stops reading holds some when it has read all.
-    """
-    server = stage.start()
-    client = server.connect(rcvbuf=16 * 1024)
-    flood = Flood(client, 64 * MIB, size=4 * KIB)
-
-    def held():
-        """Bytes that are neither in its kernel's buffers nor in ours: the server has them."""
-        far, near = client.far_end(), client.near_end()
-        if not far or not near:
-            flood.pull()  # raises Gone: it has closed
-            return 0
-        return flood.sent - near.unsent - far.unread - far.unsent - near.unread
-
-    def blocked():
-        """It sleeps in send(): a server that holds nothing."""
-        return kernel.SENDING.intersection(server.calls() or ())
-
-    def stopped():
-        """It sleeps, several looks in a row, and leaves unread what is there."""
-        return all(server.asleep() and client.unread() for _ in range(20))
-
-    def taken():
-        held()  # raises Gone
-        return server.asleep() and not client.unread() or blocked() or stopped()
-
-    def holds_some():
-        before = held()
-        return server.asleep() and held() == before > 0
-
-    try:
-        while not (blocked() or client.unread() or holds_some()) and flood.sent < flood.total:
-            flood.push(flood.size)
-            wait_for(taken, "the server holds output, or stops reading", server)
-        flood.stop()
-        wait_for(lambda: flood.push() >= 0 and flood.sent == flood.total, "its end", server)
-        client.half_close()
-        flood.drain()
-    except Gone as gone:
-        finish_dropped(flood, server, gone)
-    client.expect_end("frames")
 
 
 @probe(row=8, title="a client stops reading, then reads on: 64 MB compared",

@@ -74,6 +74,16 @@ def figures():
     return run(sys.executable, "-m", "tests.book.figures")
 
 
+def style():
+    """The chapters talk as their models do, within bounds (make style shows the numbers)."""
+    return run(sys.executable, "-m", "tests.book.style")
+
+
+def glossary():
+    """Each term is defined, before it is used, and the glossary says how."""
+    return run(sys.executable, "-m", "tests.book.glossary")
+
+
 def matrix():
     """The tables of faults are the ones that the probes expect."""
     return run(sys.executable, "-m", "tests.learn.matrix", "--check")
@@ -146,7 +156,8 @@ def main():
     if sys.argv[1:] == ["--format"]:
         return apply_format()
     passed = failed = skipped = 0
-    for check in (formatting, static_analysis, clang_builds, prose, figures, matrix, measured,
+    for check in (formatting, static_analysis, clang_builds, prose, figures, style, glossary, matrix,
+                  measured,
                   python, top_level, rooms):
         try:
             problem = check()

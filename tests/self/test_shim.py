@@ -401,6 +401,23 @@ print([attempt(e.register, b, 1), attempt(e.modify, b, 4), attempt(e.unregister,
         self.assertEqual(seen, [None, None, None])
         self.assertEqual((shim["epoll_ctl"].refused, shim["epoll_ctl"].injected), (2, 0))
 
+    def test_the_first_call_that_may_fail_so_does(self):
+        seen, shim = self.victim("epoll_ctl:2+:ENOSPC", """
+e = select.epoll()
+print([attempt(e.register, a, select.EPOLLIN), attempt(e.modify, a, select.EPOLLOUT),
+       attempt(e.register, b, select.EPOLLIN), attempt(e.register, b, select.EPOLLIN)])""")
+        self.assertEqual(seen, [None, None, "ENOSPC", None])
+        self.assertEqual((shim["epoll_ctl"].refused, shim["epoll_ctl"].injected), (1, 1))
+
+    def test_accepted_sockets_get_a_small_buffer(self):
+        code = """
+listener, client = listen()
+server = listener.accept()[0]
+print([s.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) for s in (server, client)])"""
+        (small, other), _ = self.victim("sndbuf=8192", code)
+        self.assertEqual(small, 2 * 8192)  # the kernel doubles it: socket(7)
+        self.assertEqual([other, other], self.victim("", code)[0])
+
     def test_a_failed_close_has_closed(self):
         for name in ("EINTR", "EIO"):
             with self.subTest(error=name):
@@ -469,6 +486,20 @@ listener.setblocking(False)
 e = select.epoll()
 e.register(listener, 1 | select.EPOLLET)
 print(repr(accepted(attempt(listener.accept))))"""))
+
+    def test_fewer_bytes_only_where_they_are_no_sign(self):
+        code = """
+a.setblocking(False), b.setblocking(False)
+e = select.epoll()
+b.send(b'12345')
+seen = [a.recv(9)]
+e.register(a, select.EPOLLIN | select.EPOLLET)
+b.send(b'12345')
+print(seen + [a.recv(9)])"""
+        for word in "part", "short":
+            seen, _ = self.victim(f"recv:*:{word}=4", code)
+            self.assertEqual(seen[0], b"1234")
+            self.assertEqual(seen[1], b"5" + b"12345" if word == "part" else b"5123")
 
     def test_what_is_not_watched_yet_can_still_be(self):
         self.assertTrue(self.send_when("a.setblocking(False)", "e.register(a, 1 | ET)"))

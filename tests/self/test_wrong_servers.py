@@ -11,6 +11,8 @@ import textwrap
 import unittest
 
 from tests import harness
+from tests import probes
+from tests.self import holding_server
 
 # {on_start}, {reply} and so on are replaced by what makes a server wrong.
 ONE_AT_A_TIME = """\
@@ -97,19 +99,19 @@ class ReadersServer(unittest.TestCase):
         self.place = tempfile.TemporaryDirectory()
         self.addCleanup(self.place.cleanup)
 
-    def check(self, text, rows="0", stage=1, mode=0o755):
+    def check(self, text, rows="0", stage=1, mode=0o755, option="--rows"):
         """check.py's exit status and output for a server with this text."""
         path = os.path.join(self.place.name, "mine")
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
         os.chmod(path, mode)
-        return self.check_path(path, rows, stage)
+        return self.check_path(path, rows, stage, option)
 
-    def check_path(self, path, rows="0", stage=1):
+    def check_path(self, path, rows="0", stage=1, option="--rows"):
         """The same for a file that is there, or not."""
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
         done = subprocess.run([sys.executable, "-m", "tests.learn.check", str(stage),
-                               "--server", path, "--rows", rows], encoding="utf-8", timeout=300,
+                               "--server", path, option, rows], encoding="utf-8", timeout=300,
                               cwd=harness.ROOT, env=environment, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT)
         return done.returncode, " ".join(done.stdout.split())
@@ -138,7 +140,7 @@ class WrongServers(ReadersServer):
 
     def test_a_byte_too_many(self):
         text = script(ONE_AT_A_TIME, reply="client.sendall(data + b'!')")
-        self.assert_caught(self.check(text), "byte 0 differs", "bytes: 21")
+        self.assert_caught(self.check(text), "all bytes are right, and then 1 too many")
 
     def test_a_byte_too_many_at_the_end(self):
         text = script(ONE_AT_A_TIME, reply="client.sendall(data + b'!' * (total == 18))")
@@ -165,9 +167,22 @@ class WrongServers(ReadersServer):
     def test_crashes(self):
         for name in ("SIGSEGV", "SIGABRT"):
             text = script(ONE_AT_A_TIME, reply=f"os.kill(os.getpid(), signal.{name})")
-            result = self.check(text)
-            self.assert_caught(result, f"the server was killed by {name}", "run the server in gdb")
-            self.assertNotIn("listen first", result[1])  # which is the hint of this probe
+            self.assert_caught(self.check(text), f"the server was killed by {name}", "gdb",
+                               "recv(2), send(2)")  # which is what this probe is about
+
+    def test_killed_by_sigpipe(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGPIPE, signal.SIG_DFL)")
+        result = self.check(text, "9")
+        self.assert_caught(result, "the server was killed by SIGPIPE", "MSG_NOSIGNAL",
+                           "look at: recv(2): ECONNRESET")
+        self.assertNotIn("gdb", result[1])
+        self.assertNotIn("hint:", result[1])
+        self.assertIn("HINT=9", result[1])
+
+    def test_hints_are_shown_when_they_are_asked_for(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGPIPE, signal.SIG_DFL)")
+        result = self.check(text, "9", option="--hint")
+        self.assert_caught(result, "hint: give send() MSG_NOSIGNAL", "closes that one")
 
     def test_ends_with_an_exception(self):
         text = script(ONE_AT_A_TIME, reply="raise ValueError('no')")
@@ -199,7 +214,8 @@ class WrongServers(ReadersServer):
     def test_what_does_not_start_is_said_once(self):
         text = script(ONE_AT_A_TIME, on_start="sys.exit(3)")
         result = self.check(text, "0,1,2")
-        self.assert_caught(result, "0 passed, 1 failed", "not stage 1, because of row 0.")
+        self.assert_caught(result, "0 passed, 1 failed, 3 not run because it does not start",
+                           "has not passed anything of stage 1 yet")
 
     def test_puts_itself_into_the_background(self):
         text = script(ONE_AT_A_TIME, before_accept="time.sleep(0)")
@@ -213,10 +229,12 @@ class WrongServers(ReadersServer):
         text = script(ONE_AT_A_TIME, on_start="sys.exit('\\x1b[41m red')")
         self.assert_caught(self.check(text), "\\x1b[41m red")
 
-    def test_a_short_backlog_is_named(self):
-        text = script(ONE_AT_A_TIME).replace("backlog=4096", "backlog=50")
-        self.assert_caught(self.check(text, "3"), "connections wait in its queue",
-                           "listen(2), backlog")
+    def test_a_short_backlog_is_named_once(self):
+        text = script(ONE_AT_A_TIME).replace("backlog=4096", "backlog=5")
+        result = self.check(text, "0,2,3,11")
+        self.assert_caught(result, "room for 5 look at: listen(2): backlog",
+                           "not tried: there is too little room in its queue: see row 0")
+        self.assertEqual(result[1].count(" FAIL "), 1, result[1])
 
     def test_exits_at_once(self):
         text = script(ONE_AT_A_TIME, on_start="sys.exit('no such luck')")
@@ -245,13 +263,114 @@ class WrongServers(ReadersServer):
         self.assert_caught(self.check(text, "7", stage=6), "its memory grew by")
 
 
+    def test_an_answer_that_ends_before_a_00(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data.split(b'\\0')[0])")
+        self.assert_caught(self.check(text), "The answer ends before the first byte 00",
+                           "no string that ends with a 00")
+
+    def test_an_answer_that_waits_for_a_newline(self):
+        text = script(ONE_AT_A_TIME, on_start="lines = b''", reply="lines += data; "
+                      "client.sendall(lines) if lines.endswith(b'\\n') else None")
+        self.assert_caught(self.check(text), "After a newline, an answer comes",
+                           "there may never be a newline")
+
+    def test_a_restart_that_fails_is_one_row_and_its_hint_its_own(self):
+        text = script(ONE_AT_A_TIME).replace(
+            'socket.create_server(("127.0.0.1", port), backlog=4096)', "socket.socket()")
+        text = text.replace("print(\"mine", "listener.bind(('127.0.0.1', port)); "
+                            "listener.listen(4096)\nprint(\"mine", 1)
+        result = self.check(text, "0,17,18,19")
+        self.assert_caught(result, "Address already in use", "SO_REUSEADDR", "19 P",
+                           "but for row 18")
+        self.assertNotIn("listen first", result[1])
+
+    def test_the_line_about_the_error_is_quoted_and_not_the_last_one(self):
+        said = "Error: the disk is full\\n    at serve (mine.js:3)\\n\\nNode.js v18.19.0"
+        text = script(ONE_AT_A_TIME, reply=f"print('{said}', file=sys.stderr); os._exit(1)")
+        self.assert_caught(self.check(text), "Its last words: Error: the disk is full;"[:-1])
+
+    def test_what_was_injected_is_said(self):
+        text = script(ONE_AT_A_TIME).replace("except OSError as error:", "except BlockingIOError:")
+        self.assert_caught(self.check(text, "11"),
+                           "(while every third accept() said ECONNABORTED)")
+
+    def test_a_row_that_follows_from_another_says_so(self):
+        self.assert_caught(self.check(script(ONE_AT_A_TIME), "0,1,3,31", stage=4),
+                           "mend first: row 1: this one may only follow from it")
+
+    def test_the_distance_is_measured(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)").replace(
+            "writer.close()", "writer.transport.abort()")
+        self.assert_caught(self.check(text, "0,1,2,6,9", stage=6),
+                           "is stage 6, 06-write-buffering, but for row 6, as far")
+
+    def test_inheritable_descriptors_are_a_row_of_their_own(self):
+        text = script(ONE_AT_A_TIME).replace("        total = 0", "        os.set_inheritable("
+                                             "client.fileno(), True)\n        total = 0", 1)
+        text = text.replace("    total = 0\n", "    os.set_inheritable(client.fileno(), True)\n"
+                            "    total = 0\n", 1)
+        self.assert_caught(self.check(text, "19"), "stays open in a child process",
+                           "P nothing is left after 10,000 clients")
+
+
+# A probe, and the servers of holding_server.py that it finds.
+FINDS = {
+    "split_between_others": ["drops-a-begun-header", "drops-what-is-behind",
+                             "leaves-a-second-one"],
+    "around_powers_of_two": ["ends-a-full-buffer", "counts-in16-bits", "full-is-empty",
+                             "full-then-empty-is-an-end"],
+    "end_behind_any_length": ["full-is-empty"],
+    "held_to_the_byte": ["hits-the-mark", "cuts-at-its-cap"],
+    "back_and_forth": ["resumes-in-a-step-across", "keeps-half"],
+    "end_and_room_at_once": ["closes-after-a-part", "forgets-at-the-end", "writes-or-reads"],
+    "wakes_only_when_needed": ["polls", "looks-sometimes", "naps"],
+    "agreement": ["ends-a-line", "repeats"],
+}
+
+
+class ServersThatLoseBytes(unittest.TestCase):
+    """Right in ordinary traffic, and wrong at one place: each kind has a probe that finds it."""
+
+    def setUp(self):
+        self.place = tempfile.TemporaryDirectory()
+        self.addCleanup(self.place.cleanup)
+        probes.load()
+
+    def verdict(self, name, kind):
+        """What a probe says of a server of this kind, as of a reader's stage 6."""
+        path = os.path.join(self.place.name, kind)
+        if not os.path.exists(path):
+            os.symlink(holding_server.__file__, path)
+        chosen = next(p for p in harness.PROBES if p.run.__name__ == name)
+        return harness.run_cell(chosen, 6, [sys.executable, path],
+                                os.environ.get("BUILD", harness.BUILD))
+
+    def test_each_is_found(self):
+        for name, kinds in FINDS.items():
+            for kind in kinds:
+                with self.subTest(probe=name, server=kind):
+                    verdict = self.verdict(name, kind)
+                    self.assertEqual(verdict.outcome, "F", verdict)
+                    self.assertNotEqual(verdict.kind, "probe", verdict)
+
+    def test_the_right_one_passes(self):
+        for name in FINDS:
+            for kind in ("right", "frames"):
+                with self.subTest(probe=name, server=kind):
+                    self.assertEqual(self.verdict(name, kind).outcome, "P")
+
+    def test_none_is_forgotten(self):
+        found = {kind for kinds in FINDS.values() for kind in kinds}
+        self.assertEqual(found, set(holding_server.kinds()) - {"right", "frames"})
+
+
 class RightServers(ReadersServer):
     """Servers that are right reach their stage."""
 
     def test_one_at_a_time_reaches_stage_1(self):
         status, output = self.check(script(ONE_AT_A_TIME), "0,1,2,5,6,7,8,9,12,15,17,18,19")
         self.assertEqual(status, 0, output)
-        self.assertIn("has reached stage 1: 01-blocking, as far", output)
+        self.assertIn("is stage 1, 01-blocking, as far", output)
 
     def test_asyncio_is_better_than_stage_4_asks(self):
         text = script(MANY_AT_ONCE, reply="writer.write(data)")
@@ -298,7 +417,9 @@ class RightServers(ReadersServer):
                       "os.execv(sys.argv[0], sys.argv)")
         status, output = self.check(text, "0,11")
         self.assertEqual(status, 0, output)
-        self.assertIn("2 passed, 0 failed, 1 not tried", output)
+        self.assertIn("3 passed, 0 failed, 1 not tried", output)
+        self.assertIn("row 11 could not be tried", output)
+        self.assertNotIn("Everything", output)
 
     def test_dual_stack_and_behind_a_wrapper_script(self):
         inner = os.path.join(self.place.name, "inner")

@@ -150,7 +150,7 @@ class Recorder:
         self.step, self.over, self.handed, self.queue = 0, False, None, 0
 
     def _listener(self):
-        inodes = {inode for port, inode, _ in kernel.listeners() if port == self.server.port}
+        inodes = {inode for port, inode, *_ in kernel.listeners() if port == self.server.port}
         return next(fd for fd, what in self.server.fds().items()
                     if what in {f"socket:[{inode}]" for inode in inodes})
 

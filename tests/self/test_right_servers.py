@@ -1,0 +1,224 @@
+"""Servers that are right in unusual ways, as those of many runtimes are: check.py blames none.
+
+Each is a small program in Python that does as some runtime does, and was once called wrong.
+"""
+
+import os
+import shutil
+import socket
+import sys
+import unittest
+from unittest import mock
+
+from tests import harness
+from tests import probes
+from tests.outside import runtime
+from tests.probes import leaving
+from tests.self.test_wrong_servers import (MANY_AT_ONCE, ONE_AT_A_TIME, THREAD_EACH, ReadersServer,
+                                           script)
+
+# Edge-triggered for both, from the beginning, and a short count is the sign that there is no more:
+# epoll(7), Q9. So do mio and Asio.
+EDGES = """\
+    #!{python}
+    import select, socket, sys
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    listener.setblocking(False)
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    epoll, clients = select.epoll(), {{}}
+    epoll.register(listener, {for_listener})
+    class Client:
+        def __init__(self, sock):
+            self.sock, self.out, self.more, self.ending, self.eof = sock, bytearray(), 0, 0, 0
+        def turn(self, events):
+            self.more |= events & ~select.EPOLLOUT
+            self.ending |= events & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR)
+            while True:
+                if self.out:
+                    del self.out[:self.sock.send(self.out)]
+                if self.out or not self.more or self.eof:
+                    return
+                data = self.sock.recv(65536)
+                self.eof, self.more = not data, len(data) == 65536 or self.ending
+                self.out += data
+    while True:
+        for fd, events in epoll.poll():
+            try:
+                while fd == listener.fileno():
+                    sock, _ = listener.accept()
+                    sock.setblocking(False)
+                    clients[sock.fileno()] = Client(sock)
+                    try:
+                        epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
+                                       | select.EPOLLRDHUP)
+                    except OSError:
+                        clients.pop(sock.fileno()).sock.close()
+                clients[fd].turn(events)
+                gone = clients[fd].eof and not clients[fd].out
+            except BlockingIOError:
+                gone = False
+            except OSError:
+                gone = fd in clients
+            if gone:
+                clients.pop(fd).sock.close()
+    """
+
+# Two children accept in turn from the listener that their parent has opened.
+PREFORK = """\
+    #!{python}
+    import os, selectors, socket, sys
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    listener.setblocking(False)
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    if os.fork() and os.fork():
+        os.wait()
+    ready = selectors.DefaultSelector()
+    ready.register(listener, selectors.EVENT_READ)
+    while True:
+        for key, _ in ready.select():
+            try:
+                if key.fileobj is listener:
+                    client, _ = listener.accept()
+                    client.setblocking(True)
+                    ready.register(client, selectors.EVENT_READ)
+                elif data := key.fileobj.recv(65536):
+                    key.fileobj.sendall(data)
+                else:
+                    raise OSError
+            except OSError:
+                if key.fileobj is not listener:
+                    ready.unregister(key.fileobj)
+                    key.fileobj.close()
+    """
+
+
+class WhatIsTheRuntimes(ReadersServer):
+    """Each of these was blamed for what is no fault, or for what its author cannot change."""
+
+    def assert_right(self, text, rows, stage, *messages):
+        """Accepted, and each of these was said."""
+        status, output = self.check(text, rows, stage)
+        self.assertEqual(status, 0, output)
+        for message in messages:
+            self.assertIn(message, output)
+        return output
+
+    def test_it_may_log_to_stdout(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data); print('a client has said', data)")
+        self.assert_right(text, "19", 1)
+
+    def test_a_short_count_may_be_a_sign_where_it_is_edge_triggered(self):
+        text = script(EDGES, for_listener="select.EPOLLIN | select.EPOLLET")
+        self.assert_right(text, "0,5,14", 3)
+
+    def test_another_stages_lesson_is_no_worse(self):
+        text = script(EDGES, for_listener="select.EPOLLIN")
+        self.assert_right(text, "12", 6, "no worse than what chapter 6 shows",
+                          "is stage 6, 06-write-buffering")
+
+    def test_children_may_accept(self):
+        output = self.assert_right(script(PREFORK), "0,1,9,12,15,19", 3)
+        self.assertNotIn("not tried", output.replace("-: not tried", ""))
+
+    def test_pipes_may_be_kept_for_later(self):
+        text = script(THREAD_EACH, reply="pipes = pool.pop() if pool else os.pipe(); "
+                      "client.sendall(data); pool.append(pipes)")
+        text = text.replace("import socket, sys", "import os, socket, sys").replace(
+            "def serve(client):", "pool = []\ndef serve(client):", 1)
+        self.assert_right(text, "9,19", 3)
+
+    def test_a_log_file_may_be_opened(self):
+        text = script(ONE_AT_A_TIME, on_start="files = []", reply="client.sendall(data); "
+                      "len(files) < 50 and files.append(open('/dev/null'))")
+        self.assert_right(text, "9,13", 1)
+
+    def test_other_threads_may_wake_up(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)", on_start="import threading, time; "
+                      "threading.Thread(target=lambda: [time.sleep(0.001) for _ in iter(int, 1)], "
+                      "daemon=True).start()")
+        self.assert_right(text, "15", 6)
+
+    @unittest.skipUnless(socket.has_ipv6, "no IPv6")
+    def test_ipv6_alone(self):
+        try:
+            with socket.create_server(("::1", 0), family=socket.AF_INET6):
+                pass
+        except OSError as error:
+            self.skipTest(f"::1: {error.strerror}")
+        text = script(ONE_AT_A_TIME).replace(
+            '("127.0.0.1", port)', '("::", port), family=socket.AF_INET6'
+        ).replace("127.0.0.1:%d", "[::]:%d")
+        self.assert_right(text, "0,1,9,11", 1)
+
+    def test_the_event_loop_is_not_its_users(self):
+        text = script(MANY_AT_ONCE, reply="writer.write(data)")
+        self.assert_right(text, "13", 6, "not counted, because it is your runtime's",
+                          "(while epoll_ctl() said ENOSPC). It is asyncio that watches the clients",
+                          "fs.epoll.max_user_watches")
+
+    def test_the_first_epoll_ctl_may_be_one_that_cannot_fail_so(self):
+        text = script(EDGES, for_listener="select.EPOLLIN").replace(
+            "epoll.register(sock,", "epoll.modify(listener, select.EPOLLIN), epoll.register(sock,")
+        output = self.assert_right(text, "13", 6)
+        self.assertNotIn("could not be tried", output)
+
+    def test_without_epoll_there_is_nothing_to_try(self):
+        self.assert_right(script(THREAD_EACH), "13", 4, "it does not use epoll")
+
+
+class Heap(unittest.TestCase):
+    """Row 19, and a heap that grows by these KiB with each 5,000 clients."""
+
+    def grow(self, steps, collects):
+        """What require_bounded() says: None if it is content."""
+        sizes, size = [], 0
+        for step in steps:
+            size += step
+            sizes.append(size)
+        server = mock.Mock(own=False, pid=1, memory_kib=mock.Mock(side_effect=sizes))
+        with mock.patch.object(leaving, "come_and_go"), \
+                mock.patch.object(runtime, "collects", lambda pid: collects):
+            return leaving.require_bounded(server, 0)
+
+    def test_levels_off_late(self):
+        self.grow([40_000] * 7 + [500], True)
+        self.grow([90_000] * 5 + [40_000] * 5, True)
+
+    def test_never_levels_off(self):
+        for collects in True, False:
+            with self.assertRaisesRegex(harness.Fail, "more memory after each 5,000 clients"):
+                self.grow([40_000] * 10, collects)
+
+
+class Runtimes(unittest.TestCase):
+    """Which runtime it is, is seen from outside."""
+
+    def test_of_this_process(self):
+        self.assertEqual(runtime.event_loop(os.getpid()),
+                         "asyncio" if "_asyncio" in sys.modules else "")
+
+    @unittest.skipUnless(shutil.which("node"), "apt-get install nodejs")
+    def test_node(self):
+        probes.load()
+        stage = harness.Stage(6, [shutil.which("node"), "-e", """
+            const server = require('net').createServer(c => c.pipe(c));
+            server.listen(0, '127.0.0.1', 4096, () =>
+                console.log('listening on 127.0.0.1:' + server.address().port));""", "--"])
+        self.addCleanup(stage.stop)
+        self.assertEqual(stage.start().event_loop, "Node")
+
+
+class Rooms(unittest.TestCase):
+    """What listen() was given is read from the kernel."""
+
+    def test_backlog(self):
+        stage = harness.Stage(1, build=os.environ.get("BUILD", harness.BUILD))
+        self.addCleanup(stage.stop)
+        with open("/proc/sys/net/core/somaxconn", encoding="ascii") as file:
+            self.assertEqual(stage.start().backlog(), int(file.read()))
+
+
+if __name__ == "__main__":
+    unittest.main()
