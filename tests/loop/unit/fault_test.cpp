@@ -485,18 +485,34 @@ TEST_F(GraceTest, TheHandlerIsToldOnceAndThenItsClients) {
 
 TEST_F(GraceTest, WorkOfTheStopDoesNotUseUpItsDeadline) {
     make_loop({.drain = 5000ms});
+    std::uint64_t held = 0;
     hooks.accept = [&](Conn&) {
         if (loop().stopping()) pass(100ms);
         return true;
     };
+    hooks.read = [&](Conn& conn) {
+        if (conn.input() != "later") return echo(conn);
+        take_all(conn);
+        conn.hold();
+        held = conn.id();
+    };
+    accepted_client().send("later");
+    EXPECT_TRUE(turn_until([&] { return held != 0; }));
     kernel.accept4 = [&](int fd, sockaddr* at, socklen_t* length, int flags) {
         if (!loop().stopping()) return fail_with(EAGAIN);
         return real::accept4(fd, at, length, flags);
     };
     for (int i = 0; i < 60; ++i) add_client().send("x");
     loop().stop();
+    turn(3);  // the queue alone has taken six seconds
+    pass(4000ms);
+    turn(3);
+    Conn* conn = loop().conn(held);
+    ASSERT_NE(conn, nullptr);
+    conn->write("done");
+    conn->release();
     EXPECT_TRUE(run_to_the_end());
-    for (auto& client : clients) EXPECT_EQ(client->bytes, "x");
+    for (auto& client : clients) EXPECT_EQ(client->bytes, client == clients[0] ? "done" : "x");
 }
 
 // ---- "what had come by then" is read until a call happens to say EAGAIN ------------------------
