@@ -35,8 +35,8 @@ previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1)
 asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
-.PHONY: all help test lint format prose matrix compare peers http threads restart processes \
-  million story measured fuzz soak patches valgrind machines site style clean
+.PHONY: all help test lint format prose matrix compare peers http per-client threads restart \
+  processes million story measured fuzz soak patches valgrind machines site style clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -149,6 +149,9 @@ http: all  ## 07-http beside nginx, under wrk; SLICES=10
 story: all  ## the same clients on all seven, recorded: the cover picture and the page
 	@$(PYTHON) -m tests.story.record --build $(B) $(if $(DRAW),--draw)
 
+per-client: all  ## a thread for each client beside stage 4: memory, switches, p99
+	@$(PYTHON) -m tests.bench.per_client --build $(B)
+
 threads: all  ## stage 7 with several loops: how connections spread; the gain
 	@$(PYTHON) -m tests.bench.threads --build $(B)
 
@@ -169,6 +172,7 @@ measured: all $(B)/shim.so  ## all measurements, into tests/bench/MEASURED.md an
 	$(keep) full make compare FULL=1
 	cp $(B)/throughput.svg $(B)/latency.svg $(B)/cost.svg tests/bench/charts/
 	$(keep) peers make peers
+	$(keep) per_client make per-client
 	$(keep) threads make threads
 	$(keep) http make http
 	$(keep) restart make restart

@@ -31,6 +31,7 @@ EXPECTED = {  # what must be found in each section, and nothing may be missing
                                 if not s.full and s.key not in scenarios.WAKES)],
     "full": [*load.STAGES, *(s.title for s in scenarios.SCENARIOS if s.key not in scenarios.WAKES)],
     "peers": [*PEERS, *peers.NAMES.values()],
+    "per_client": ["04-epoll-lt", "thread_per_client"],
     "threads": ["--threads 1", "--threads 2"],
     "http": ["07-http", "nginx"],
     "restart": ["announced, then stopped", "killed", "SO_REUSEPORT", "inherited"],

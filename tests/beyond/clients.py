@@ -186,8 +186,8 @@ class Wrk:
         self.process = subprocess.Popen(
             ["wrk", "-t", "1", "-c", str(self.clients), "-d", "1h", "--timeout", f"{PATIENCE:.0f}s",
              "-s", self.script.name, f"http://{host}:{port}/bytes/1000"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            preexec_fn=lambda: servers.prepare(starter))
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            encoding="utf-8", preexec_fn=lambda: servers.prepare(starter))
         return self
 
     def __exit__(self, *_):

@@ -230,7 +230,7 @@ def migration(options):
     flags = "--net" if os.geteuid() == 0 else "--map-root-user --net"
     done = subprocess.run([unshare, *flags.split(), sys.executable, "-m", "tests.beyond.processes",
                            "--build", options.build, "--migration"],
-                          capture_output=True, text=True, check=False)
+                          capture_output=True, encoding="utf-8", check=False)
     sys.stdout.write(done.stdout)
     return done.returncode == 0
 

@@ -65,7 +65,8 @@ class Proxy:
 
     def version(self):
         """That of HAProxy: "2.6.12"."""
-        done = subprocess.run([self.program, "-v"], capture_output=True, text=True, check=False)
+        done = subprocess.run([self.program, "-v"], capture_output=True, encoding="utf-8",
+                              check=False)
         return re.search(r"\d[\d.]*", done.stdout + "?")[0]
 
     def address(self, service):

@@ -37,8 +37,8 @@ def few_descriptors(count):
 
 def run(*arguments, nofile=None):
     """Its exit status, and what it has said."""
-    done = subprocess.run(command(*arguments), cwd=harness.ROOT, text=True, capture_output=True,
-                          check=False, timeout=harness.CELL_FAILSAFE,
+    done = subprocess.run(command(*arguments), cwd=harness.ROOT, encoding="utf-8",
+                          capture_output=True, check=False, timeout=harness.CELL_FAILSAFE,
                           preexec_fn=few_descriptors(nofile) if nofile else None)
     return done.returncode, done.stdout, done.stderr
 
@@ -75,7 +75,7 @@ class Million(unittest.TestCase):
         self.assertRegex(err, r"^no room for a single client, because of memory: .*\n$")
 
     def test_ctrl_c_leaves_no_process_behind(self):
-        with subprocess.Popen(command("--clients", 10**6), cwd=harness.ROOT, text=True,
+        with subprocess.Popen(command("--clients", 10**6), cwd=harness.ROOT, encoding="utf-8",
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               preexec_fn=few_descriptors(2000)) as process:
             for line in process.stdout:

@@ -64,7 +64,7 @@ class Processes(unittest.TestCase):
 
     def test_the_table(self):
         done = subprocess.run([sys.executable, "-m", "tests.beyond.processes", "--build", BUILD],
-                              cwd=harness.ROOT, capture_output=True, text=True, check=False,
+                              cwd=harness.ROOT, capture_output=True, encoding="utf-8", check=False,
                               timeout=harness.CELL_FAILSAFE)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         for title in processes.WAYS:

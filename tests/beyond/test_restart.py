@@ -29,7 +29,7 @@ def command(*arguments, build=BUILD):
 
 def run(*arguments, build=BUILD, **more):
     """Its exit status, and what it has said."""
-    done = subprocess.run(command(*arguments, build=build), cwd=harness.ROOT, text=True,
+    done = subprocess.run(command(*arguments, build=build), cwd=harness.ROOT, encoding="utf-8",
                           capture_output=True, check=False, timeout=harness.CELL_FAILSAFE, **more)
     return done.returncode, done.stdout, done.stderr
 
@@ -43,7 +43,7 @@ def lines(out):
 def fake(folder, name, text):
     """A program of a few lines in place of one of ours."""
     path = pathlib.Path(folder, name)
-    path.write_text("#!/bin/sh\n" + text)
+    path.write_text("#!/bin/sh\n" + text, "utf-8")
     path.chmod(0o755)
 
 
@@ -103,7 +103,7 @@ class Restart(unittest.TestCase):
             self.assertEqual([i.process.poll() for i in group.instances.values()], [-9, -9])
 
     def test_ctrl_c_leaves_no_process_behind(self):
-        with subprocess.Popen(command("--only", "announced"), cwd=harness.ROOT, text=True,
+        with subprocess.Popen(command("--only", "announced"), cwd=harness.ROOT, encoding="utf-8",
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               preexec_fn=harness.heed_interrupts) as process:
             harness.wait_for(lambda: names(process.pid) >= {"haproxy", "07-http"}, "all are there")
@@ -124,7 +124,7 @@ class Wrong(unittest.TestCase):
                   "from tests.beyond import restart; import sys\n"
                   f"sys.argv[1:] = ['--build', {BUILD!r}]\n"
                   "restart.runner.main(servers.run(restart.main))")
-        done = subprocess.run([sys.executable, "-c", script], cwd=harness.ROOT, text=True,
+        done = subprocess.run([sys.executable, "-c", script], cwd=harness.ROOT, encoding="utf-8",
                               capture_output=True, check=False, timeout=harness.FAILSAFE,
                               env={**os.environ, "PATH": python})
         self.assertEqual((done.returncode, done.stdout, done.stderr),

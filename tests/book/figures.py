@@ -5,6 +5,7 @@ One function for each. What has a number has it from the code or from the record
 """
 
 import argparse
+import json
 import pathlib
 import sys
 
@@ -70,7 +71,7 @@ def bits():
 
 def array():
     """Chapter 3: question and answer in one array, handed over whole each time."""
-    d = Drawing(250, "poll() takes an array with an entry of 8 bytes for each client: the "
+    d = Drawing(212, "poll() takes an array with an entry of 8 bytes for each client: the "
                      "descriptor, what we ask, and what the kernel answers.")
     fds = ["3", "5", "6", "7", "1500", "…"]
     d.text(0, 46, "fd", "code")
@@ -89,8 +90,31 @@ def array():
     d.text(332, 182, "handed over whole at each call, and walked through twice", "", "middle")
     d.text(332, 202, "8 bytes × every client, to find the one that has spoken", "small quiet",
            "middle")
-    d.text(332, 236, "Level-triggered: leave bytes unread, and the next call says POLLIN again.",
-           "small quiet", "middle")
+    return d
+
+
+def level():
+    """Chapter 3: bytes are left in the buffer, and poll() returns each time, until none is left."""
+    d = Drawing(250, "Six bytes arrive. A server that reads one at a time calls poll() again, and "
+                     "poll() returns at once as long as bytes are left. With none left, it sleeps.")
+    left, step, bottom = 190, 66, 130
+    d.text(0, 70, "bytes in the")
+    d.text(0, 88, "receive buffer")
+    points = [(120, bottom), (left - 40, bottom), (left - 40, bottom - 90)]
+    for number in range(1, 7):
+        x = left + step * number - 20
+        points += [(x, bottom - 90 + 15 * (number - 1)), (x, bottom - 90 + 15 * number)]
+    d.line([*points, (700, bottom)], "way")
+    d.text(left - 40, 26, "“hello” and Return arrive", "small", "middle")
+    d.text(0, 176, "poll()", "code")
+    d.text(0, 214, "recv()", "code")
+    for number, byte in enumerate(["h", "e", "l", "l", "o", "\\n"]):
+        x = left + step * number
+        d.box(x - 30, 156, 60, 30, "returns", "key", "small keyed")
+        d.box(x + 6, 194, 48, 30, f"“{byte}”", text="code small")
+    d.text(left + step * 6 - 24, 176, "sleeps: nothing is left", "small quiet")
+    d.text(425, 244, "It reports that there are bytes, not that bytes have arrived.", "small quiet",
+           "middle")
     return d
 
 
@@ -157,6 +181,55 @@ def edges():
     return d
 
 
+def recorded(stage, step, who):
+    """What the story's recording says of a client at the end of a step of it."""
+    story = json.loads((ROOT / "tests/story/steps.json").read_text(encoding="utf-8"))
+    client = {}
+    for frame in story["stages"][stage - 1]["frames"]:
+        if frame["step"] <= step:
+            client.update(frame.get("clients", {}).get(who, {}))
+    return client
+
+
+FLOOD = 5  # the step of the story in which C sends 8 MB and reads nothing
+
+
+def buffers():
+    """Chapter 6: five buffers in a row, as full as they were in the story."""
+    d = Drawing(330, "A client sends 8 MiB and reads nothing. Its bytes go through five buffers in "
+                     "a row: its send buffer, our receive buffer, unsent, our send buffer, its "
+                     "receive buffer. From the far end on, one after the other is full.")
+    client = recorded(6, FLOOD, "C")
+    there = client["in"] + client["held"] + client["out"] + client["back"] + client["got"]
+    levels = [client["all"] - there, client["in"], client["held"], client["out"], client["back"]]
+    names = ["client’s\nsend buffer", "our\nreceive buffer", "unsent\nin our process",
+             "our\nsend buffer", "client’s\nreceive buffer"]
+    full = ["fills last: then", "4th: it fills when", "3rd: a little over", "2nd: then send()",
+            "fills first:"]
+    why = ["its send() waits", "we stop reading", "the mark", "says EAGAIN", "it does not read"]
+    top, bottom, wide = 84, 226, 92
+    most = max(levels)
+    for number, level in enumerate(levels):
+        x = 46 + 134 * number
+        for line, words in enumerate(names[number].split("\n")):
+            d.text(x + wide / 2, 48 + 17 * line, words, "title" if not line else "small", "middle")
+        height = (bottom - top) * level / most
+        d.box(x, top, wide, bottom - top, kind="box")
+        if height:
+            d.box(x, bottom - height, wide, height, kind="water")
+        d.text(x + wide / 2, 246, f"{level / 1024:,.0f} KiB", "keyed" if level else "quiet",
+               "middle")
+        d.text(x + wide / 2, 266, full[number], "small quiet", "middle")
+        d.text(x + wide / 2, 282, why[number], "small quiet", "middle")
+        d.arrow([(x - 38, 155), (x - 4, 155)], "way" if number else "arrow")
+    d.arrow([(46 + 134 * 4 + wide, 155), (712, 155)], "gone")
+    d.text(360, 22, f"A client has sent {client['all'] / 1024:,.0f} KiB to stage 6, and reads none "
+           "of the answer", "title", "middle")
+    d.text(360, 316, "as recorded when nothing moved any more, all to one scale: every byte is in "
+           "one of them", "small quiet", "middle")
+    return d
+
+
 def turn():
     """Chapter 7: wait, dispatch, settle."""
     d = Drawing(330, "A turn of the loop: wait in epoll_wait(), dispatch what is ready to the "
@@ -196,8 +269,10 @@ FIGURES = {
     "01-blocking/queues.svg": queues,
     "02-select/bits.svg": bits,
     "03-poll-lt/array.svg": array,
+    "03-poll-lt/level.svg": level,
     "04-epoll-lt/lists.svg": lists,
     "05-epoll-et/edges.svg": edges,
+    "06-write-buffering/buffers.svg": buffers,
     "07-evloop/turn.svg": turn,
 }
 

@@ -29,7 +29,9 @@ from tests.outside.shim import LEGAL, SPIN, Shim
 FAILSAFE = 60 * harness.SLOWER  # seconds after which a server that does not answer is said to hang
 WORKERS = 4  # runs at a time
 
-OUT_OF_RESOURCES = {"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"}
+# Of accept(): not the error of one connection, so that it is not tried again at once. (EPERM is a
+# firewall's, and the connection stays in the queue.)
+OF_THE_LISTENER = {"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM"}
 
 # After these the client whom the call was about may be gone. After all others nobody may.
 FATAL = {
@@ -46,7 +48,7 @@ def clients_at_stake(stage, call, what):
         return 1
     if stage.startswith("05") and (call, what) == ("send", "EAGAIN"):
         return 1  # its header: a client that reads too slowly is dropped
-    if stage.startswith("07") and call == "accept" and what in OUT_OF_RESOURCES:
+    if stage.startswith("07") and call == "accept" and what in OF_THE_LISTENER:
         return 1  # the excess is refused or waits
     return 0
 
@@ -141,11 +143,11 @@ class Run:
         return client
 
     def help_along(self):
-        """Do what the documented limits ask for when accept() was out of resources.
+        """Do what the documented limits ask for when accept() failed for good.
 
         05 and 06 leave the client in the queue until another one comes, 01 sleeps for a second.
         """
-        if self.call != "accept" or self.what not in OUT_OF_RESOURCES or not self.happened():
+        if self.call != "accept" or self.what not in OF_THE_LISTENER or not self.happened():
             return
         if self.stage.startswith("01"):
             self.server.signal(signal.SIGUSR1)

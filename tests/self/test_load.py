@@ -402,6 +402,20 @@ class Script(unittest.TestCase):
                 wait_for(lambda left=left: not any(map(alive, left)))
 
 
+class PerClient(unittest.TestCase):
+    """`make per-client`: stage 04 beside a thread for each client."""
+
+    def test_a_thread_for_each(self):
+        """Of 120 clients and the listener in one server, and one for all of them in the other."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench.per_client", "--build", str(load.BUILD), "--rounds",
+             "1", "--messages", "200", "--idle", "20"],
+            cwd=load.ROOT, capture_output=True, encoding="utf-8", check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        threads = dict(re.findall(r"^(\S+) +20 +(\d+) ", done.stdout, re.M))
+        self.assertEqual(threads, {"04-epoll-lt": "1", "thread_per_client": "121"}, done.stdout)
+
+
 def children(pid):
     """The processes that this one has started."""
     found = []

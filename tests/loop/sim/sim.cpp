@@ -112,8 +112,7 @@ public:
         // A reset ends a held connection at once, also if it is released later in the turn.
         bool held = book.held || book.released == k_.waits;
         bool left = conn.error() == ECONNRESET && !held;
-        if ((conn.error() != 0 && !left) || !book.up || stopping)
-            file(conn).excused = true;
+        if ((conn.error() != 0 && !left) || !book.up || stopping) file(conn).excused = true;
         bool fine = book.up && !book.mistreated && conn.error() == 0 && !stopping;
         if (fine && conn.unsent() != 0) k_.fail("closed in good order with bytes unsent");
         if (k_.chance(wild())) conn.write("too late");

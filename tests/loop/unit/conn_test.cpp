@@ -584,7 +584,14 @@ TEST_F(ConnTest, EqualMarksWithThatMuchUnsentDoNotSpin) {
     EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
     kernel.send = [](int, const void*, std::size_t, int) { return fail_with(EAGAIN); };
     last_conn()->write(std::string(mark, 'x'));
+    turn(2);
+    int impatient = 0;
+    kernel.epoll_wait = [&](int, epoll_event*, int, int timeout) {
+        impatient += timeout == 0;
+        return 0;
+    };
     turn(20);
+    EXPECT_EQ(impatient, 0);
     EXPECT_EQ(hooks.reads, 1);
 }
 

@@ -2,6 +2,7 @@
 
 #include "loop_fixture.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <fcntl.h>
 #include <pthread.h>
@@ -687,12 +688,16 @@ TEST_F(FaultTest, TheThreadOfALoopMayBeCancelled) {
     make_loop({.tick = 1h});
     accepted_client();
     Fd ready{eventfd(1, EFD_CLOEXEC)};
-    hooks.fd = [](int, std::uint32_t) {
+    std::atomic<bool> hook_runs = false;
+    hooks.fd = [&](int, std::uint32_t) {
+        hook_runs = true;
+        hook_runs.notify_one();
         for (;;) pause();
     };
     for (bool in_a_hook : {false, true}) {
         if (in_a_hook) loop().add_fd(ready.get(), EPOLLIN);
         std::thread running([&] { loop().run(); });
+        if (in_a_hook) hook_runs.wait(false);
         EXPECT_EQ(pthread_cancel(running.native_handle()), 0);
         running.join();
     }
