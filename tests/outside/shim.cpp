@@ -16,10 +16,10 @@
 //     call:which:what       call    accept recv send epoll_wait poll select epoll_ctl close,
 //                                   or wait for epoll_wait, poll and select
 //                           which   3 the third, 3-5 the third to the fifth, 3- the third and all
-//                                   later ones, %3 every third, * every one; 3+ one call: the third,
-//                                   or the first after it that may fail so
-//                           what    an error by its name; short=N: at most N bytes; part=N: the same,
-//                                   where no server takes it for a sign (see below)
+//                                   later ones, %3 every third, * every one; 3+ one call: the
+//                                   third, or the first after it that may fail so
+//                           what    an error by its name; short=N: at most N bytes; part=N: the
+//                                   same, where no server takes it for a sign (see below)
 //     sndbuf=N              each accepted socket gets a send buffer of N bytes (SO_SNDBUF), as on a
 //                           machine with a small net.ipv4.tcp_wmem: it is full after that, and has
 //                           room for a part before it has room for all
@@ -39,9 +39,9 @@
 //    recv(2) and send(2) allow it.
 //  - Instead of a call that "fails" the real one is not made: the bytes, or the connection, wait.
 //  - Fewer bytes means that fewer were asked for. The count is never a lie. But an edge-triggered
-//    server may take it for the sign that there is nothing left (epoll(7), Q9), and the kernel gives
-//    it no other reason to. Ours ask again, and are put to short=N; of others nobody can ask that,
-//    and part=N leaves alone what they have registered with EPOLLET for the very thing.
+//    server may take it for the sign that there is nothing left (epoll(7), Q9), and the kernel
+//    gives it no other reason to. Ours ask again, and are put to short=N; of others nobody can ask
+//    that, and part=N leaves alone what they have registered with EPOLLET for the very thing.
 //  - ECONNRESET, ETIMEDOUT, EPIPE, EHOSTUNREACH and ENETUNREACH come from recv() and send() when
 //    the connection is dead. So it is, from then on: shutdown() is called for both directions. From
 //    recv() the kernel gives out what has come before it gives out the error, so what is there then

@@ -156,9 +156,8 @@ def main():
     if sys.argv[1:] == ["--format"]:
         return apply_format()
     passed = failed = skipped = 0
-    for check in (formatting, static_analysis, clang_builds, prose, figures, style, glossary, matrix,
-                  measured,
-                  python, top_level, rooms):
+    for check in (formatting, static_analysis, clang_builds, prose, figures, style, glossary,
+                  matrix, measured, python, top_level, rooms):
         try:
             problem = check()
         except Skipped as reason:
