@@ -30,7 +30,7 @@ WORD = pack(b"hello")  # a frame: so stage 7 answers, too
 
 def server_of(port):
     """The process that listens on this port and is ours to look at; None if there is none."""
-    inodes = {inode for listening, inode, _ in kernel.listeners() if listening == port}
+    inodes = {inode for listening, inode, *_ in kernel.listeners() if listening == port}
     pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
     return next((pid for pid in pids if inodes & kernel.socket_inodes(pid)), None)
 
