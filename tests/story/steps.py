@@ -24,6 +24,8 @@ SHOWN = {"accept4", "recvfrom", "sendto", "select", "pselect6", "poll", "ppoll",
          "epoll_wait", "epoll_pwait", "read", "close", SHUTDOWN}
 IN_C = {**kernel.IN_C, SHUTDOWN: "shutdown", "ppoll": "poll", "epoll_pwait": "epoll_wait"}
 WAITS = {"select", "poll", "epoll_wait"}
+RESTARTED = "system call " + ("219" if EXIT_GROUP == "231" else "128")  # a poll() goes on
+OWN_STREAMS = {0, 1, 2}
 QUIET = 5  # looks in a row at which nothing moved
 LOOK = 0.02  # seconds between two
 TOO_MANY = 20_000  # frames
@@ -37,6 +39,7 @@ class StepTrace(tracing.Trace):
 
     def __init__(self, pid):
         self.pid, self.handed, self.status = pid, None, None
+        self.of_its_own = False  # the last poll() asked whether a line can be written on stderr
         super().__init__(pid)
 
     def _look(self, tid):
@@ -44,7 +47,9 @@ class StepTrace(tracing.Trace):
         if tid in self.entered:
             name, args = self.entered[tid]
             if name in ("select", "pselect6", "poll", "ppoll"):
-                self.handed = handed(self.pid, IN_C.get(name, name), args)
+                asked = handed(self.pid, IN_C.get(name, name), args)
+                self.of_its_own = set(asked["set"]) <= OWN_STREAMS
+                self.handed = self.handed if self.of_its_own else asked
             if name == EXIT_GROUP:
                 self.status = args[0] & 0xff
         return finished
@@ -258,6 +263,8 @@ class Recorder:
             return
         name, args = kernel.blocked_call(self.server.pid)
         name = IN_C.get(name, name)
+        if name == RESTARTED:
+            name = "poll"
         if name in ("select", "poll"):
             self.handed = self.trace.handed
         self.frame(asleep={"name": name, **({} if name in WAITS else {"fd": args[0]})})
@@ -271,7 +278,8 @@ class Recorder:
         try:
             for name, args, result in self.trace.calls(failsafe=LOOK):
                 moved = True
-                if name in SHOWN:
+                own = IN_C.get(name, name) == "poll" and self.trace.of_its_own
+                if name in SHOWN and not own:
                     self.frame(call=self._call(name, args, result))
                 for actor in self.actors.values():
                     actor.act()
