@@ -93,7 +93,7 @@ class Stage(harness.Stage):
 
     def let_go(self, server):
         """Its clients have left: wait until it has closed them all, or sleeps without doing so."""
-        still = harness.Stillness(server.pid)
+        still = harness.Stillness([server.pid])
 
         def done():
             if server.asleep() and len(server.fds()) <= server.without_clients:

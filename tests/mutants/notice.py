@@ -122,7 +122,7 @@ def passes(test, program):
 
 def ends_well(process):
     """Wait for its end, or until it is certain that it hangs. Is its exit status 0?"""
-    still = harness.Stillness(process.pid, HANGS)
+    still = harness.Stillness([process.pid], HANGS)
     while True:
         try:
             return process.wait(0.1) == 0
