@@ -85,8 +85,8 @@ LAST = '''// 07-evloop: a server on the loop. This one is yours.
 //
 // To do: what the comments say. `make check-7 SERVER=build/mine/7/server` tells how far you are.
 //
-// Build: g++ -std=c++20 -O2 -I. build/mine/7/server.cpp 07-evloop/evloop.cpp -pthread \\
-//            -o build/mine/7/server
+// Build: g++ -std=c++20 -O2 -I. build/mine/7/server.cpp 07-evloop/evloop.cpp -pthread
+//        and, on the same line, -o build/mine/7/server
 
 #include "07-evloop/evloop.h"
 #include "07-evloop/frame.h"
