@@ -68,8 +68,8 @@ inline void warn_and_rest(const char* what) {
     sleep(1);
 }
 
-// Did accept() fail because this process or the system is out of something? Every other error is
-// that of one connection, which is gone: the next one may be fine (accept(2), "Error handling").
+// Did accept() fail because this process or the system is out of something? The clients stay in the
+// queue, and may be accepted when a descriptor or memory has been given back (accept(2)).
 inline bool out_of_resources(int error) {
     return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
 }
