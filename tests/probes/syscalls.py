@@ -48,14 +48,19 @@ def start(stage, rules, situation=""):
 
 def check_calls(stage, server, shim):
     """After a probe that altered calls: did it, and was there no busy loop?"""
-    if shim.most_fruitless >= SPIN:
-        raise Fail(f"{shim.most_fruitless:,} system calls in a row without progress; "
-                   f"{server.describe()}", expected="a server that waits when it can do nothing")
+    require_no_loop(server, shim)
     if shim.injected():
         return
     if stage.own:
         raise Fail(f"nothing was altered by {shim.rules!r}\n{shim.report()}")
     raise OutOfReach
+
+
+def require_no_loop(server, shim):
+    """Fail if it has made calls again and again that could not do anything."""
+    if shim.most_fruitless >= SPIN:
+        raise Fail(f"{shim.most_fruitless:,} system calls in a row without progress; "
+                   f"{server.describe()}", expected="a server that waits when it can do nothing")
 
 
 def at_rest(stage, server):
@@ -391,7 +396,9 @@ def much_in_parts(stage):
         client.exchange(message)
         client.half_close()
         client.expect_end(message)
-        check_calls(stage, server, shim)
+        if stage.own or not shim["send"].calls:
+            check_calls(stage, server, shim)
+        require_no_loop(server, shim)  # a reader's server may move less at a time of itself
 
 
 @probe(row=14, title="send() says EAGAIN although the client does read",
