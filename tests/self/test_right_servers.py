@@ -12,7 +12,8 @@ from unittest import mock
 
 from tests import harness
 from tests import probes
-from tests.outside import runtime
+from tests.loop import soak
+from tests.outside import kernel, runtime
 from tests.probes import leaving
 from tests.self.test_wrong_servers import (MANY_AT_ONCE, ONE_AT_A_TIME, THREAD_EACH, ReadersServer,
                                            script)
@@ -94,8 +95,26 @@ PREFORK = """\
     """
 
 
-class WhatIsTheRuntimes(ReadersServer):
-    """Each of these was blamed for what is no fault, or for what its author cannot change."""
+# As a beginner writes it: right for each client that stays polite, and nothing is caught.
+BEGINNERS = """\
+    #!{python}
+    import socket, sys
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(4096)
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    while True:
+        client, address = listener.accept()
+        while data := client.recv(4096):
+            client.sendall(data)
+        client.close()
+    """
+
+
+class RightServer(ReadersServer):
+    """What is asked of the classes below."""
 
     def assert_right(self, text, rows, stage, *messages):
         """Accepted, and each of these was said."""
@@ -104,6 +123,10 @@ class WhatIsTheRuntimes(ReadersServer):
         for message in messages:
             self.assertIn(message, output)
         return output
+
+
+class WhatIsTheRuntimes(RightServer):
+    """Each of these was blamed for what is no fault, or for what its author cannot change."""
 
     def test_it_may_log_to_stdout(self):
         text = script(ONE_AT_A_TIME, reply="client.sendall(data); print('a client has said', data)")
@@ -168,6 +191,79 @@ class WhatIsTheRuntimes(ReadersServer):
         self.assert_right(script(THREAD_EACH), "13", 4, "it does not use epoll")
 
 
+class WhatIsNotAsked(RightServer):
+    """What the README does not ask of a reader's server is shown, and not counted."""
+
+    def test_who_says_nothing_about_accept_may_sleep_and_try_again(self):
+        text = script(ONE_AT_A_TIME).replace(
+            'print("accept:", error.strerror, file=sys.stderr, flush=True)', "pass")
+        output = self.assert_right(text, "12,33", 1, "33 P")
+        self.assertNotIn("33 L", output)
+
+    def test_what_no_client_brings_about(self):
+        text = script(BEGINNERS)
+        output = self.assert_right(
+            text, "0,33,35", 1, "33 L", "not counted, because no client brings it about: the "
+            "server exited with status 1", "descriptor 0 is a socket",
+            "sleeps in write() on descriptor 2", "Rows 33 and 35 do not count.")
+        self.assertNotIn("the probe itself", output)
+        self.assertNotIn("Everything", output)
+
+    def test_a_runtime_may_end_in_its_own_way_without_stdout(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGPIPE, signal.SIG_DFL)")
+        text = text.replace("print(\"mine", "os.write(1, b\"mine").replace(
+            "127.0.0.1:%d\" %", "127.0.0.1:%d\\n\" %").replace("[1], flush=True)", "[1])")
+        self.assert_right(text, "35", 1, "35 P the line on stdout cannot be written")
+
+    def test_in_stage_7_it_counts(self):
+        self.assert_caught(self.check(script(MANY_AT_ONCE, reply="writer.write(data)"), "35",
+                                      stage=7), "is a socket look at")
+
+    def test_who_waits_in_accept_has_no_wait_that_fails(self):
+        self.assert_right(script(THREAD_EACH), "34", 3, "it waits in other calls than select()")
+
+    def test_small_reads_and_writes_of_its_own(self):
+        for size in "4096", "500":
+            output = self.assert_right(script(BEGINNERS).replace("4096)\n        c", f"{size})\n"
+                                                                 "        c"), "14", 1)
+            self.assertNotIn("could not be tried", output)
+
+
+class Beginners(ReadersServer):
+    """A server of fifteen lines is told what is wrong with it, and what only follows."""
+
+    def test_one_cause_is_one_row(self):
+        result = self.check(script(BEGINNERS), "0,2,5,6,8,9,11,12,13,19")
+        self.assert_caught(result, "is stage 1, 01-blocking, but for rows 9 and 11, and for rows "
+                           "12, 13 and 19, which may only follow, as far",
+                           "mend first: row 9, where the same happens",
+                           "mend first: row 11: this one may only follow from it", "HINT=9")
+        self.assertEqual(result[1].count("look at: why it ends"), 1, result[1])
+
+    def test_with_two_mistakes_mended_it_is_stage_1(self):
+        text = script(BEGINNERS).replace(
+            "    client, address = listener.accept()\n",
+            "    try:\n        client, address = listener.accept()\n    except OSError:\n"
+            "        time.sleep(0.1)\n        continue\n    try:\n")
+        text = text.replace("    while data", "        while data").replace(
+            "        client.sendall(data)\n    client.close()",
+            "            client.sendall(data)\n    except OSError:\n        pass\n"
+            "    client.close()").replace("import socket", "import time, socket")
+        status, output = self.check(text, "0,2,5,6,8,9,11,12,13,14,17,18,19")
+        self.assertEqual(status, 0, output)
+
+
+class Threads(unittest.TestCase):
+    """Of a server with thousands of threads, no look at each of them for each answer."""
+
+    def test_an_answer_that_comes_is_not_waited_for(self):
+        stage = harness.Stage(1, build=os.environ.get("BUILD", harness.BUILD))
+        self.addCleanup(stage.stop)
+        client = stage.start().connect()
+        with mock.patch.object(kernel, "waited_ns", side_effect=AssertionError):
+            client.roundtrip()
+
+
 class Heap(unittest.TestCase):
     """Row 19, and a heap that grows by these KiB with each 5,000 clients."""
 
@@ -190,6 +286,19 @@ class Heap(unittest.TestCase):
         for collects in True, False:
             with self.assertRaisesRegex(harness.Fail, "more memory after each 5,000 clients"):
                 self.grow([40_000] * 10, collects)
+
+
+    def test_in_the_soak(self):
+        party = mock.Mock(memory=[1000] * 5 + [9000] * 2, clients=270)
+        party.stage.own = False
+        for collects in True, False:
+            with self.subTest(collects=collects), \
+                    mock.patch.object(runtime, "collects", lambda pid: collects):
+                if collects:
+                    soak.Soak.check_memory(party)
+                else:
+                    with self.assertRaisesRegex(harness.Fail, "8,000 KiB more memory"):
+                        soak.Soak.check_memory(party)
 
 
 class Runtimes(unittest.TestCase):
