@@ -68,6 +68,10 @@ def run_probe(the_probe, stage):
     except Fail as fail:
         return failed(fail)
     except Gone as gone:
+        try:
+            stage.finish()  # it may be about to end
+        except Fail as fail:
+            return failed(fail)
         return failed(Fail(f"the connection ended ({gone.how}); {stage.servers[-1].describe()}",
                            expected="the connection lasts"))
     except Exception as error:  # a fault of the probe itself must be seen, too

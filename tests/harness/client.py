@@ -245,7 +245,8 @@ class Client:
             if spins or still.lasts(near.unsent if near else 0) or deadline.passed():
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "
-                           f"{self.unread():,} bytes of this client unread",
+                           f"{self.unread():,} bytes of this client unread"
+                           f"{self.server.said() if spins else ''}",
                            expected=what, sent=show(sent))
 
     # Leaving

@@ -101,7 +101,7 @@ def failure(probe, number, verdict, before):
         says += [("look at", probe.look)]
     if same and same.row != probe.row:
         says += [("mend first", f"row {same.row}, where the same happens")]
-    elif first and not same:
+    elif first:
         says += [("mend first", f"row {first.row}: this one may only follow from it")]
     return text + "".join(indented(name, value) for name, value in says if value)
 
@@ -113,19 +113,30 @@ def same_before(verdict, before):
 
 def first_before(probe, verdict, before):
     """The probe that has failed before, and that this one may only follow from; None if none."""
-    rows = {0, *FIRST.get(probe.row, ())} - {probe.row}
+    def explains(row, its):
+        return row == 0 or row == 1 and waits(its) and waits(verdict) or \
+            row in FIRST.get(probe.row, ()) and manner(its) == manner(verdict)
     return next((other for other, its in before
-                 if other.row in rows and died(its) == died(verdict)), None)
+                 if other.row != probe.row and explains(other.row, its)), None)
 
 
 def pattern(verdict):
-    """What has been seen, without its numbers and without what had been done to bring it about."""
-    return re.sub(r"[\d,.]+", "N", re.sub(r" \(while .*\)$", "", verdict.seen))
+    """What has been seen, without its numbers and without what had been done to bring it about.
+
+    A 0 stays: it makes a difference whether bytes were left unread.
+    """
+    return re.sub(r"[\d,.]*[1-9][\d,.]*", "N", re.sub(r" \(while .*\)$", "", verdict.seen))
 
 
-def died(verdict):
-    """Did the server end?"""
-    return "the server exited" in verdict.seen or "the server was killed" in verdict.seen
+def manner(verdict):
+    """Did the server end, or leave a client waiting?"""
+    return re.search("the server (exited|was killed)", verdict.seen) is not None, waits(verdict)
+
+
+def waits(verdict):
+    """Did it leave a client alone, whose bytes were there?"""
+    return bool(re.search(r"[1-9][\d,]* bytes( of this client| are)? unread|gets? no ",
+                          verdict.seen))
 
 
 def follows(failed, row):
@@ -191,6 +202,7 @@ def run(number, rows, command, build, hints=False):
             step(probe.title)
             results[probe] = verdict
             if stops(probe, verdict):  # then nothing else can be said about it
+                probe = chosen[0]  # which is about the line, and how it is said
                 show(probe, describe(probe, number, verdict, own), verdict)
                 return {probe: verdict}
             while printed < len(chosen) and chosen[printed] in results:
@@ -225,11 +237,14 @@ def distance(number, results, rows):
     untried = {p.row for p, passed in verdicts.items() if passed is None} - missing
     asked = {p.row for p in results}
     later = {row for row in missing if follows(failed, row)}
+    if set(verdicts.values()) == {None}:
+        return f"Nothing of stage {number} could be tried."
     if True not in verdicts.values():
         return f"This server has not passed anything of stage {number} yet."
     if 2 * len(missing) > len(asked):
         text = (f"This server passes {len(asked - missing - untried)} of the {len(asked)} rows of "
-                f"stage {number}; not {listed(missing)}.")
+                f"stage {number}; not {listed(missing - later)}")
+        text += f", and not {listed(later)}, which may only follow." if later else "."
     else:
         text = f"This server is stage {number}, {harness.STAGES[number]}"
         text += f", but for {listed(missing - later)}" if missing else ""

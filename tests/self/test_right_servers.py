@@ -4,6 +4,7 @@ Each is a small program in Python that does as some runtime does, and was once c
 """
 
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -14,7 +15,7 @@ from tests import harness
 from tests import probes
 from tests.loop import soak
 from tests.outside import kernel, runtime
-from tests.probes import leaving
+from tests.probes import leaving, sharing
 from tests.self.test_wrong_servers import (MANY_AT_ONCE, ONE_AT_A_TIME, THREAD_EACH, ReadersServer,
                                            script)
 
@@ -229,6 +230,50 @@ class WhatIsNotAsked(RightServer):
             self.assertNotIn("could not be tried", output)
 
 
+    def test_who_ends_at_the_signal_of_the_storm(self):
+        self.assert_right(script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGUSR1, lambda *_:"
+                                 " os._exit(1))"), "10", 1, "a use of its own for SIGUSR1")
+
+    def test_who_waits_at_its_end_for_one_that_does_not_read(self):
+        text = script(ONE_AT_A_TIME, on_start="stop, busy = [], []; signal.signal(signal.SIGTERM, "
+                      "lambda *_: stop.append(1) if busy else os._exit(0))",
+                      reply="busy.append(1); client.sendall(data); busy.pop(); stop and os._exit(0)")
+        self.assert_right(text, "28", 1, "SIGTERM does not end it")
+
+    def test_a_process_for_each_client_is_not_multiplied_by_thousands(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+        text = text.replace("    total = 0\n", "    if os.fork():\n        client.close()\n"
+                            "        continue\n    total = 0\n")
+        _, output = self.check(text, "4,31", 4)
+        self.assertEqual(output.count("it has a process for each client"), 2, output)
+        self.assertIn("Nothing of stage 4 could be tried.", output)
+
+    def test_the_kernel_may_hold_much(self):
+        text = script(ONE_AT_A_TIME, on_start="os.environ.pop('LD_PRELOAD', None) and "
+                      "os.execv(sys.argv[0], sys.argv)")
+        self.assert_right(text, "8", 1)
+
+
+class Descriptors(unittest.TestCase):
+    """Of a server that has several for each client, the limit of the machine may be reached."""
+
+    def fail(self, limit, own=False):
+        """What becomes of a failure, when this process is the server."""
+        server = mock.Mock(own=own, pid=os.getpid())
+        with mock.patch.object(resource, "prlimit", lambda *_: (limit, limit)), \
+                sharing.descriptors_for(server, []):
+            raise harness.Fail("no answer")
+
+    def test_at_its_limit_it_is_not_tried(self):
+        with self.assertRaisesRegex(harness.NotTried, "the limit is 2 "):
+            self.fail(2)
+
+    def test_below_its_limit_it_fails(self):
+        for limit, own in (100_000, False), (2, True):
+            with self.assertRaises(harness.Fail):
+                self.fail(limit, own)
+
+
 class Beginners(ReadersServer):
     """A server of fifteen lines is told what is wrong with it, and what only follows."""
 
@@ -251,6 +296,41 @@ class Beginners(ReadersServer):
             "    client.close()").replace("import socket", "import time, socket")
         status, output = self.check(text, "0,2,5,6,8,9,11,12,13,14,17,18,19")
         self.assertEqual(status, 0, output)
+
+
+    def test_what_only_follows_is_told_from_what_does_not(self):
+        text = script(ONE_AT_A_TIME, reply="client.send(data)")
+        self.assert_caught(self.check(text, "0,1,5,10,14,16,18", 2),
+                           "not rows 1, 10 and 14, and not rows 5, 16 and 18, which may only follow")
+
+    def test_bytes_are_no_text(self):
+        text = script(BEGINNERS).replace("sendall(data)", "sendall(data.decode().encode())")
+        self.assert_caught(self.check(text), "UnicodeDecodeError", "which may be no text")
+
+    def test_what_is_said_of_the_line_is_about_the_line(self):
+        text = script(BEGINNERS).replace("mine listening on 127.0.0.1:", "port ")
+        self.assert_caught(self.check(text), "0 FAIL takes --port, says where it listens",
+                           "hint: listen first, then print the line")
+
+
+class SlowEnd(ReadersServer):
+    """A server that is about to end resets its connections first: that it ends is said."""
+
+    def test_it_is_waited_for(self):
+        path = os.path.join(self.place.name, "mine")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(script(ONE_AT_A_TIME, reply="client.close(); [0 for _ in range(10_000_000)]; "
+                              "os._exit(3)"))
+        os.chmod(path, 0o755)
+
+        def run(stage):
+            client = stage.start().connect()
+            client.send(b"x")
+            client.wait(what="an end")
+            client.try_receive()
+
+        probe = harness.Probe(run, 0, "", "P P P P P P P", "", "", False, "")
+        self.assertIn("exited with status 3", harness.run_cell(probe, 1, [path]).seen)
 
 
 class Threads(unittest.TestCase):
