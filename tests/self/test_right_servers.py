@@ -13,6 +13,7 @@ from unittest import mock
 
 from tests import harness
 from tests import probes
+from tests.learn import check
 from tests.loop import soak
 from tests.outside import kernel, runtime
 from tests.probes import leaving, sharing
@@ -311,6 +312,33 @@ class Beginners(ReadersServer):
         text = script(BEGINNERS).replace("mine listening on 127.0.0.1:", "port ")
         self.assert_caught(self.check(text), "0 FAIL takes --port, says where it listens",
                            "hint: listen first, then print the line")
+
+
+class Following(unittest.TestCase):
+    """What was seen in two rows decides whether one may follow from the other."""
+
+    GROWS = "841 us of CPU per message with 3,000 idle clients, 30 with 100: 27.6 times as much"
+    BUSY = "0 of 16 bytes came; nothing more comes: the server is running (state R), and goes in " \
+        "circles, 16 bytes of this client unread"
+    ALONE = "0 of 16 bytes came; nothing more comes: the server sleeps in recv(), 16 bytes of " \
+        "this client unread"
+
+    def follows(self, *seen):
+        """Does the last of these rows follow from those before it?"""
+        probes.load()
+        failed = [(harness.probes([row])[-1], harness.Verdict("F", "", text, "", "", [], 0))
+                  for row, text in seen]
+        return check.follows(failed, seen[-1][0])
+
+    def test_who_needs_long_for_many(self):
+        self.assertTrue(self.follows((4, self.GROWS), (31, self.BUSY)))
+
+    def test_who_serves_one_at_a_time(self):
+        self.assertTrue(self.follows((1, self.ALONE), (18, self.ALONE)))
+        self.assertFalse(self.follows((1, self.ALONE), (18, self.BUSY)))
+
+    def test_bytes_that_were_read_are_no_bytes_that_wait(self):
+        self.assertFalse(self.follows((5, self.ALONE), (14, self.ALONE.replace("16 b", "0 b"))))
 
 
 class SlowEnd(ReadersServer):
