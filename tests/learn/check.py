@@ -114,7 +114,8 @@ def same_before(verdict, before):
 def first_before(probe, verdict, before):
     """The probe that has failed before, and that this one may only follow from; None if none."""
     def explains(row, its):
-        return row == 0 or row == 1 and waits(its) and waits(verdict) or \
+        return row == 0 and not re.match("room for|when it writes", its.seen) or \
+            row == 1 and waits(its) and waits(verdict) or \
             row in FIRST.get(probe.row, ()) and manner(its) == manner(verdict)
     return next((other for other, its in before
                  if other.row != probe.row and explains(other.row, its)), None)

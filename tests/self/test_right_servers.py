@@ -249,6 +249,12 @@ class WhatIsNotAsked(RightServer):
         self.assertEqual(output.count("it has a process for each client"), 2, output)
         self.assertIn("Nothing of stage 4 could be tried.", output)
 
+    def test_an_urgent_byte_may_be_in_line(self):
+        text = script(ONE_AT_A_TIME).replace(
+            "    total = 0\n", "    client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)\n"
+            "    total = 0\n")
+        self.assert_right(text, "17", 1)
+
     def test_the_kernel_may_hold_much(self):
         text = script(ONE_AT_A_TIME, on_start="os.environ.pop('LD_PRELOAD', None) and "
                       "os.execv(sys.argv[0], sys.argv)")
@@ -336,6 +342,10 @@ class Following(unittest.TestCase):
     def test_who_serves_one_at_a_time(self):
         self.assertTrue(self.follows((1, self.ALONE), (18, self.ALONE)))
         self.assertFalse(self.follows((1, self.ALONE), (18, self.BUSY)))
+
+    def test_a_line_that_comes_too_early_explains_nothing(self):
+        self.assertFalse(self.follows((0, "when it writes 'x' it does not listen yet"),
+                                      (18, self.ALONE)))
 
     def test_bytes_that_were_read_are_no_bytes_that_wait(self):
         self.assertFalse(self.follows((5, self.ALONE), (14, self.ALONE.replace("16 b", "0 b"))))
