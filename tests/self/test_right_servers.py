@@ -7,7 +7,9 @@ import os
 import resource
 import shutil
 import socket
+import subprocess
 import sys
+import tempfile
 import unittest
 from unittest import mock
 
@@ -426,6 +428,18 @@ class Runtimes(unittest.TestCase):
     def test_of_this_process(self):
         self.assertEqual(runtime.event_loop(os.getpid()),
                          "asyncio" if "_asyncio" in sys.modules else "")
+
+    def test_of_a_script(self):
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".py") as file:
+            file.write("import time, sys\nif len(sys.argv) > 9:\n    import os, trio\ntime.sleep(60)\n")
+            file.flush()
+            process = subprocess.Popen([sys.executable, file.name])
+            try:
+                harness.wait_for(lambda: kernel.blocked_calls(process.pid), "it sleeps")
+                self.assertEqual(runtime.event_loop(process.pid), "trio")
+            finally:
+                process.kill()
+                process.wait()
 
     @unittest.skipUnless(shutil.which("node"), "apt-get install nodejs")
     def test_node(self):
