@@ -155,7 +155,7 @@ class Server:
                      failsafe=10)
         except Fail:
             pass  # what is wrong with it will be said elsewhere
-        self.early = writes() and not kernel.listening_ports(kernel.socket_inodes(self.pid))
+        self.early = writes() and not self._ports()
         while filler:
             filler -= len(os.read(self.out, filler))
 
@@ -195,13 +195,18 @@ class Server:
         """Does it sleep in a call that waits for clients, although it has not said where?"""
         calls = kernel.blocked_calls(self.pid)
         waiting = calls and all(name not in kernel.SENDING for name, _ in calls)
-        return waiting and kernel.listening_ports(kernel.socket_inodes(self.pid))
+        return waiting and self._ports()
+
+    def _ports(self):
+        """On which ports does it listen? Behind a wrapper script a child does it."""
+        family = [self.process.pid, *kernel.descendants(self.process.pid)]
+        return kernel.listening_ports(set().union(*map(kernel.socket_inodes, family)))
 
     def _why_no_line(self):
         if b"\n" in self.stdout:
             last = self.stdout.rpartition(b"\n")[0].rpartition(b"\n")[2]
             return f"the line {last.decode(errors='replace')!r}; {self.describe()}"
-        ports = kernel.listening_ports(kernel.socket_inodes(self.pid))
+        ports = self._ports()
         if ports:
             return (f"it listens on port {ports[0]}, {self.describe()}, but that line has not come "
                     "(a pipe is buffered: flush stdout after the line)")

@@ -258,6 +258,16 @@ class WhatIsNotAsked(RightServer):
             "    total = 0\n")
         self.assert_right(text, "17", 1)
 
+    def test_who_has_started_it_may_say_the_line(self):
+        inner = os.path.join(self.place.name, "inner")
+        with open(inner, "w", encoding="utf-8") as file:
+            file.write(script(ONE_AT_A_TIME))
+        os.chmod(inner, 0o755)
+        self.assert_right(
+            f"#!{sys.executable}\nimport subprocess, sys\ninner = subprocess.Popen([{inner!r}, "
+            "*sys.argv[1:]], stdout=subprocess.PIPE, text=True)\nprint(inner.stdout.readline(), "
+            "end='', flush=True)\ninner.wait()\n", "0", 1)
+
     def test_the_kernel_may_hold_much(self):
         text = script(ONE_AT_A_TIME, on_start="os.environ.pop('LD_PRELOAD', None) and "
                       "os.execv(sys.argv[0], sys.argv)")
