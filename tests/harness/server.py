@@ -313,7 +313,8 @@ class Server:
         """(what to look at, what to write) after its end, by the signal that ended it."""
         code = self.process.returncode
         if code > 0 and re.search(r"(?i)unicode|utf-?8|codec|encoding", self.last_words()):
-            return "recv(2): it returns bytes, which may be no text", "send back what came, as it is"
+            return ("recv(2): it returns bytes, which may be no text",
+                    "send back what came, as it is")
         number = -code if code < 0 else code - 128  # a shell that has run it adds 128
         return DEATHS.get(number, (ENDED, "") if code >= 0 else (f"signal(7): who sends "
                                    f"{kernel.signal_name(-code)}", ""))

@@ -240,7 +240,8 @@ class WhatIsNotAsked(RightServer):
     def test_who_waits_at_its_end_for_one_that_does_not_read(self):
         text = script(ONE_AT_A_TIME, on_start="stop, busy = [], []; signal.signal(signal.SIGTERM, "
                       "lambda *_: stop.append(1) if busy else os._exit(0))",
-                      reply="busy.append(1); client.sendall(data); busy.pop(); stop and os._exit(0)")
+                      reply="busy.append(1); client.sendall(data); busy.pop(); "
+                      "stop and os._exit(0)")
         self.assert_right(text, "28", 1, "SIGTERM does not end it")
 
     def test_a_process_for_each_client_is_not_multiplied_by_thousands(self):
@@ -320,8 +321,9 @@ class Beginners(ReadersServer):
 
     def test_what_only_follows_is_told_from_what_does_not(self):
         text = script(ONE_AT_A_TIME, reply="client.send(data)")
-        self.assert_caught(self.check(text, "0,1,5,10,14,16,18", 2),
-                           "not rows 1, 10 and 14, and not rows 5, 16 and 18, which may only follow")
+        self.assert_caught(
+            self.check(text, "0,1,5,10,14,16,18", 2),
+            "not rows 1, 10 and 14, and not rows 5, 16 and 18, which may only follow")
 
     def test_bytes_are_no_text(self):
         text = script(BEGINNERS).replace("sendall(data)", "sendall(data.decode().encode())")
@@ -370,8 +372,8 @@ class SlowEnd(ReadersServer):
     def test_it_is_waited_for(self):
         path = os.path.join(self.place.name, "mine")
         with open(path, "w", encoding="utf-8") as file:
-            file.write(script(ONE_AT_A_TIME, reply="client.close(); [0 for _ in range(10_000_000)]; "
-                              "os._exit(3)"))
+            file.write(script(ONE_AT_A_TIME, reply="client.close(); "
+                              "[0 for _ in range(10_000_000)]; os._exit(3)"))
         os.chmod(path, 0o755)
 
         def run(stage):
@@ -441,7 +443,8 @@ class Runtimes(unittest.TestCase):
 
     def test_of_a_script(self):
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".py") as file:
-            file.write("import time, sys\nif len(sys.argv) > 9:\n    import os, trio\ntime.sleep(60)\n")
+            file.write("import time, sys\nif len(sys.argv) > 9:\n    import os, trio\n"
+                       "time.sleep(60)\n")
             file.flush()
             process = subprocess.Popen([sys.executable, file.name])
             try:
