@@ -151,8 +151,7 @@ class Server:
             return any(call and call[0] in kernel.SENDING and call[1][0] == 1 for call in calls)
 
         try:
-            wait_for(lambda: writes() or self._silent_but_listening() or self.exited(), "",
-                     failsafe=10)
+            wait_for(lambda: writes() or self._silent_but_listening(), "", self, failsafe=10)
         except Fail:
             pass  # what is wrong with it will be said elsewhere
         self.early = writes() and not kernel.listening_ports(kernel.socket_inodes(self.pid))
