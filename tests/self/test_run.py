@@ -72,6 +72,14 @@ class Counts(unittest.TestCase):
         self.assertEqual((run.counts(text), run.failures(text)), ((1, 1, 0), ["two: it hangs"]))
 
 
+class Order(unittest.TestCase):
+    """In which they begin."""
+
+    def test_the_longest_are_suites(self):
+        names = [name for name, _ in run.suites("build")]
+        self.assertEqual(names[:len(run.LONGEST)], run.LONGEST)
+
+
 class WithSuites(unittest.TestCase):
     """Suites that are a few lines of Python each."""
 
