@@ -129,6 +129,9 @@ start-%:  ## start-N: a starter of stage N for you to write, in build/mine/N
 build-%: $(B)/shim.so  ## build-N: from a broken server to stage N, a few lines at a time
 	@$(PYTHON) -m tests.learn.build $* --build $(B)
 
+solution-%:  ## solution-N: the exercises of stage N, of which X=2 shows you a solution
+	@$(PYTHON) -m tests.learn.solution $* $(X)
+
 trace-%: all  ## trace-N: the system calls of stage N while three clients come and talk
 	@$(PYTHON) -m tests.learn.trace $* --build $(B)
 

@@ -35,6 +35,7 @@ SAME_WITH_SAN = {
     "prose": "nothing",
     "fuzz corpus": "its own programs, always with address,undefined",
     "mutants": "its own servers and tests, wrong ones, those always with address",
+    "test_solutions": "its own servers",
 }
 
 
