@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,14 @@ class Checks(unittest.TestCase):
                 step(str(one))
                 with self.subTest(str(one)):
                     self.assertEqual(problem, "")
+
+    @unittest.skipUnless(shutil.which("git"), "apt-get install git")
+    def test_git_applies_them(self):
+        for one in [s for exercise in EXERCISES for s in exercise.solutions if s.diff]:
+            with self.subTest(str(one)):
+                done = subprocess.run(["git", "apply", "--check", one.path], cwd=ROOT,
+                                      capture_output=True, encoding="utf-8")
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def test_what_they_need(self):
         for one in [s for exercise in EXERCISES for s in exercise.solutions if s.missing]:
