@@ -200,8 +200,9 @@ def in_full(exercise):
     parts = [f"{exercise.name}. {exercise.text}", *map(textwrap.fill, solution.words)]
     if solution.diff:
         parts += [solution.diff.rstrip(), f"It is yours with\n    git apply {solution.where}"]
-    parts += [f"And this shows it{', with ' + repr(solution.shows) if solution.shows else ''}:\n"
-              + textwrap.indent(solution.check, "    ")]
+    shows = f", and prints {solution.shows!r}" if solution.shows else ""
+    parts += [f"This shows that it's right{shows}:\n    "
+              + solution.check.replace(" && ", " &&\n    ")]
     return "\n\n".join(parts)
 
 
