@@ -218,6 +218,7 @@ public:
     // Send what waits. An idle connection holds no buffers, and one that waits for the rest of a
     // message no chunk.
     void flush() {
+        if (held_bytes() == 0) return;
         Counted counted(*this);
         if (!out_.empty() && can_send()) out_.consume(send_some(out_.view()));
         if (out_.empty()) put_back(out_, shared_.spare_output);
