@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import unittest
 
 from tests import harness
@@ -88,7 +89,7 @@ class Engine(unittest.TestCase):
     def test_right_ones(self):
         self.assertEqual(self.problem("grep mended common/fd.h", "mended", self.DIFF), "")
         self.assertEqual(self.problem("python3 check.py", "checked", self.NEW), "")
-        self.assertEqual(self.problem("test $BUILD = build", ""), "")
+        self.assertEqual(self.problem("test $BUILD = build &&\n  echo two", "two"), "")
 
     def test_a_check_that_fails(self):
         self.assertRegex(self.problem("echo no; false", diff=self.DIFF), "^exit status 1, .*\nno")
@@ -135,7 +136,7 @@ class Command(unittest.TestCase):
         done = self.run_it("1", "2")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         one = solution.exercises(1)[1].solutions[0]
-        self.assertIn(one.check, done.stdout)
+        self.assertIn(textwrap.indent(one.check, "    "), done.stdout)
         self.assertIn(one.words[0], " ".join(done.stdout.split()))
 
     def test_one_that_is_not_there(self):
