@@ -21,13 +21,16 @@ their own:
     2 types TEXT     type a line to the program
     2 shows REGEX    it prints this; the program may go on
     2 shows          it prints the lines of the block below, in this order
+    2 listens 9002   it is a server, and has begun to listen
     2 silent         all programs are asleep, and nothing more was printed
     2 ends 3         it has come to its end, with this status (0 if none is given)
     2 ^C             press Ctrl-C
+    1 not: REASON    the block is not typed
     1 writes FILE    the block below becomes a file
 
 A fenced block with lines that begin with "$ " is a transcript: its commands are typed, and what
-they print is compared. A `make trace-N`, `make diff-N` or `make start-N` within a sentence is typed,
+they print is compared. So are the rows of a table below a comment: a command, and a part of what it
+prints. A `make trace-N`, `make diff-N` or `make start-N` within a sentence is typed,
 too. All other commands are looked up: there is such a target, script, program or option.
 
 Commands that measure are played in a short form (SHORT), and commands that are suites themselves,
@@ -69,7 +72,7 @@ SHORT = {
 }
 # Who else runs a command: a suite of `make test`, or a part of `make lint`.
 SUITES = {
-    r"make check-\d": "matrix",
+    r"(?:time )?make check-\d": "matrix",
     r"make break-\d": "mutants",
     r"make patches": "mutants",
     r"python3 -m tests\.mutants [a-z]": "mutants",
@@ -79,19 +82,19 @@ SUITES = {
     r"make fuzz": "fuzz corpus",
     r"make test": "all suites",
     r"make machines|python3 -m tests\.machines\.": "test_machines",
-    r"python3 -m tests\.book\.variants": "test_variants",
 }
 PACKAGES = {"nc": "netcat-openbsd", "strace": "strace", "curl": "curl", "ss": "iproute2",
             "top": "procps", "pgrep": "procps", "g++": "g++"}
 
 Step = collections.namedtuple("Step", "terminal verb text")
 Item = collections.namedtuple("Item", "line kind text steps")  # a block's kind is its language
-Command = collections.namedtuple("Command", "text prints", defaults=[None])
-STEP = re.compile(r"(\d) (\$|types|shows|silent|ends|\^[A-Z]|writes)(?: (.*))?$")
+Command = collections.namedtuple("Command", "text prints shows", defaults=[None, None])
+STEP = re.compile(r"(\d) (\$|types|shows|listens|silent|ends|not:|\^[A-Z]|writes)(?: (.*))?$")
 ITEM = re.compile(r"""
     (?P<comment> <!--\ (?P<about>.*?) \s*--> )
   | (?P<fence> ^``` (?P<language>\w*) \n (?P<fenced>.*?) ^```$ )
   | (?<=\n\n) (?P<indented> [ ]{4,}\S[^\n]*\n (?:[ ]{4,}[^\n]*\n | \n(?=[ ]{4,}\S))* )
+  | (?<=-->\n) (?P<table> (?:\|[^\n]*\n)+ )
   | ` (?P<span> [^`]+ ) `
 """, re.M | re.S | re.X)
 
@@ -107,7 +110,7 @@ def items(text):
             bound = None  # the comment before stands for itself
         end = match.end()
         if match["comment"]:
-            kind, _, about = match["about"].partition(" ")
+            kind, about = (match["about"].split(None, 1) + ["", ""])[:2]
             filled = kind in ("output", "code", "diff", "measured")  # by prose.py
             if kind == "play":
                 bound = Item(line, "steps", "", parse(about))
@@ -121,6 +124,8 @@ def items(text):
         elif match["indented"]:
             block = textwrap.dedent(match["indented"])
             found.append(Item(line, "typed", block, steps or [Step(1, "$", "")]))
+        elif match["table"]:
+            found.append(Item(line, "table", match["table"], steps))
         elif not filled:
             shown = match["language"] == "text" and match["fenced"].startswith("$ ")
             default = [Step(1, "$", "")] if shown else []
@@ -146,6 +151,9 @@ def commands(block):
     """The commands of a block. Those of a transcript know what they print."""
     if block.startswith("$ "):
         return [Command(*part.split("\n", 1)) for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
+    if block.startswith("|"):
+        rows = [re.findall(r"`([^`]+)`", row) for row in block.splitlines()[2:]]
+        return [Command(row[0], shows=row[1]) for row in rows]
     found, text = [], ""
     for line in block.splitlines():
         text += line + "\n"
@@ -175,7 +183,7 @@ class Reader:
 
     def __init__(self, folder):
         self.folder, self.desk = folder, Desk(folder)
-        self.typed, self.left = 0, collections.Counter()
+        self.typed, self.left, self.skipped = 0, collections.Counter(), []
 
     def play(self, text):
         """One page. Raises Fail, with the line."""
@@ -198,16 +206,20 @@ class Reader:
             if verb == "$":
                 last = at == here[-1] if here else False
                 todo = [Command(text)] if text else left if last else [left.pop(0)]
-                stays = steps[at + 1:at + 2] and steps[at + 1].terminal == number \
-                    and steps[at + 1].verb != "$"
+                then = [step.verb for step in steps[at + 1:] if step.terminal == number]
+                stays = then and then[0] != "$"
                 for command in todo:
                     self.type(number, command, stays and command is todo[-1])
             elif verb == "writes":
                 (self.folder / text).write_text(block, encoding="utf-8")
+            elif verb == "not:":
+                self.skipped.append(text)
             elif verb == "types":
                 self.desk[number].type(text + "\n")
             elif verb == "ends":
                 self.desk.ends(number, int(text or 0))
+            elif verb == "listens":
+                self.desk.listens(number, int(text))
             elif verb == "silent":
                 self.desk.silent(number)
             elif verb == "shows":
@@ -231,7 +243,9 @@ class Reader:
                 shortened = f"""sh -c 'exec python3 "$$@" {options}' sh"""
                 text += f" PYTHON={shlex.quote(shortened)}"
         self.desk.run(number, text)
-        if stays:
+        if command.shows:
+            self.desk.shows(number, literally(command.shows))
+        if stays or command.shows:
             return
         self.desk.ends(number)
         if command.prints is not None:
@@ -438,8 +452,10 @@ class Book:
             problem = [f"{page}, {failure}"]
             self.out(f"FAIL {problem[0]}")
         self.passed += reader.typed - len(problem)
+        self.skipped += len(reader.skipped)
         others = ", ".join(f"{count} to {suite}" for suite, count in reader.left.items())
-        self.out(f"{page}: {reader.typed} typed" + (f"; left {others}" if others else ""))
+        self.out("; ".join([f"{page}: {reader.typed} typed", *([f"left {others}"] if others else []),
+                            *(f"not typed: {reason}" for reason in reader.skipped)]))
         return problem
 
     def looked_up(self, page, index):

@@ -13,7 +13,7 @@ from tests import harness
 from tests.outside import kernel
 
 SOFT_LIMIT = 1024  # open descriptors: what most shells allow, as chapter 3 says
-FAILSAFE = 10 * harness.FAILSAFE  # a command may compile everything, on a busy machine
+FAILSAFE = 5 * harness.FAILSAFE  # a command may compile everything, on a busy machine
 MARK = "\x1e"  # around the prompt, which is the exit status
 PROMPT = re.compile(rf"{MARK}(\d+){MARK}")
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\(B|[=>])|\r|\x0f")
@@ -145,7 +145,18 @@ class Desk:
         match = re.search(pattern, terminal.unread(), re.M)
         if not match:
             raise harness.Fail(f"ended: {tail(terminal.text())}", expected=repr(pattern))
-        terminal.seen += match.end()
+        end = terminal.unread().find("\n", match.end())
+        terminal.seen = terminal.seen + end + 1 if end >= 0 else len(terminal.text())
+
+    def listens(self, number, port):
+        """A server must listen on this port, in whatever language."""
+        def found():
+            if self[number].idle() and not kernel.descendants(self[number].pid):
+                raise harness.Fail(f"ended: {tail(self[number].text())}",
+                                   expected=f"a server on port {port}")
+            return port in [listening for listening, *_ in kernel.listeners()]
+
+        self.look(found, f"a server on port {port}")
 
     def silent(self, number):
         """All programs are asleep, and this window shows nothing new."""
@@ -156,7 +167,12 @@ class Desk:
                           if kernel.state(pid) not in ("Z", "T", "")]
             return still.lasts(beside=[len(t.screen) for t in self.terminals.values()])
 
-        self.look(rests, "all programs at rest")
+        try:
+            self.look(rests, "all programs at rest")
+        except harness.Fail as failure:
+            names = [kernel.read_file(f"/proc/{pid}/comm").strip() for pid in still.pids
+                     if not kernel.blocked_calls(pid)]
+            raise harness.Fail(f"{failure}awake: {', '.join(names)}", failure.expected) from None
         if text := self[number].unread().strip():
             raise harness.Fail(tail(text), expected=f"nothing in terminal {number}")
 
