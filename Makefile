@@ -129,7 +129,8 @@ start-%:  ## start-N: a starter of stage N for you to write, in build/mine/N
 build-%: $(B)/shim.so  ## build-N: from a broken server to stage N, a few lines at a time
 	@$(PYTHON) -m tests.learn.build $* --build $(B)
 
-trace-%: all  ## trace-N: the system calls of stage N while three clients come and talk
+trace-%:  ## trace-N: the system calls of stage N while three clients come and talk
+	@$(MAKE) --no-print-directory -s $(B)/$(call stage,$*)
 	@$(PYTHON) -m tests.learn.trace $* --build $(B)
 
 # ---- All stages ----------------------------------------------------------------------------------
