@@ -3,7 +3,9 @@
 
 Each suite is a program that says on a line of its own how many of its checks passed and failed, and
 exits with 0 when none failed. A suite that says nothing counts as one failure: silence is no pass.
-What it prints is shown when it has ended; how far all are is said meanwhile.
+What it prints is shown when it has ended; how far all are is said meanwhile. One that says nothing
+for a long time, and makes no step, is ended as a failure, and the others go on. Its output ends
+with the tracebacks of its threads, if it is Python, and with what each process below it was doing.
 
 With SAN=address,undefined or SAN=thread in the environment (`make test SAN=thread`) the programs in
 --build have these sanitizers. A finding ends the program, and so fails what it was part of.
@@ -18,17 +20,21 @@ import os
 import pathlib
 import re
 import selectors
+import signal
 import subprocess
 import sys
 import time
 
 from tests import harness
 from tests.harness import runner
+from tests.outside import kernel
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PYTHON = [sys.executable]
 SAN = os.environ.get("SAN", "")
 SAY_EVERY = 30  # seconds, where a line cannot be written over
+SILENCE = 1200.0 * harness.SLOWER  # seconds without a word or a step, after which a suite hangs
+LAST_WORDS = 10.0  # seconds for the tracebacks of one that does
 
 # Suites whose result does not depend on SAN, and what they build.
 SAME_WITH_SAN = {
@@ -91,46 +97,89 @@ def worth_showing(output):
                   flags=re.M)
 
 
+def doing(pid):
+    """What a process is, and where it sleeps or that it runs."""
+    command = kernel.read_file(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
+    call = kernel.blocked_call(pid)
+    return f"{pid} {kernel.state(pid)} in {call[0] if call else 'no call'}: {command[:200]}"
+
+
 class Suite:
-    """A suite at work: what it has printed, and how far it says that it is."""
+    """A suite at work: what it has printed, how far it says that it is, and whether it hangs."""
 
     def __init__(self, name, command, build):
         self.name, self.command = name, command
         self.began, self.output, self.step, self.result = time.monotonic(), b"", "", None
+        self.below = None  # when it hangs: {each process below it: what that was doing}
         self.steps, steps_end = os.pipe()
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             pass_fds=[steps_end],
-            env={**os.environ, "BUILD": str(build),
+            env={**os.environ, "BUILD": str(build), "PYTHONFAULTHANDLER": "1",
                  "PROGRESS": f"{steps_end}:{os.fstat(steps_end).st_ino}"})
         os.close(steps_end)
+        self.deadline = harness.Deadline(SILENCE, self.process.pid)
 
     def read(self, descriptor):
         """More of its output, or of its steps. False when there will be no more."""
         data = os.read(descriptor, 1 << 16)
+        if self.below is None:
+            self.deadline = harness.Deadline(SILENCE, self.process.pid)
         if descriptor != self.steps:
             self.output += data
         elif data:
             self.step = data.decode().split()[-1]
         return bool(data)
 
+    def hopeless(self):
+        """Has it hung for so long that even its last words are not waited for any more?
+
+        The first time that it was silent for too long it is told to say where it is.
+        """
+        if not self.deadline.passed():
+            return False
+        if self.below is None:
+            self.below = {pid: doing(pid) for pid in kernel.descendants(self.process.pid)}
+            self.deadline = harness.Deadline(LAST_WORDS)
+            os.kill(self.process.pid, signal.SIGABRT)  # Python answers with all its tracebacks
+            return False
+        return True
+
     def end(self):
         """Wait for its end and print what it has said. Returns what has failed, in words."""
+        hung = self.below is not None
+        if hung:
+            self.kill_all()
         _, status, usage = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
-        self.process.stdout.close()
-        os.close(self.steps)
+        self.read_the_rest()
         output = self.output.decode(errors="replace")
-        passed, failed, skipped = counts(output) or (0, 1, 0)
-        if self.process.returncode != 0 and failed == 0:
-            failed = 1
+        passed, failed, skipped = counts(output) or (0, 0 if hung else 1, 0)
+        if hung or self.process.returncode != 0 and failed == 0:
+            failed += 1
         self.result = passed, failed, skipped
         print(f"==== {self.name}: {' '.join(self.command)}\n{worth_showing(output)}"
+              + "".join(f"was below it: {what}\n" for what in (self.below or {}).values()) +
               f"==== {self.name}: {in_words(*self.result)}, exit status "
               f"{self.process.returncode}, {time.monotonic() - self.began:.0f} s, "
               f"{usage.ru_utime + usage.ru_stime:.0f} s of CPU\n", flush=True)
-        names = failures(output) or ["see above"]
-        return [f"{self.name}: {text}" for text in names] if failed else []
+        names = failures(output)
+        if hung:
+            names.append(f"nothing new within {SILENCE / 60:.0f} minutes: it hangs")
+        return [f"{self.name}: {text}" for text in names or ["see above"]] if failed else []
+
+    def kill_all(self):
+        """It, and what it has started, also what has lost its parent meanwhile."""
+        for pid in {self.process.pid, *self.below, *kernel.descendants(self.process.pid)}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def read_the_rest(self):
+        """What is in the pipe now. What it has left behind may keep that open for ever."""
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self.output += self.process.stdout.read() or b""
+        self.process.stdout.close()
+        os.close(self.steps)
 
     def kill(self):
         """End it, and let it end what it has started."""
@@ -174,18 +223,19 @@ def run(chosen, build, jobs):
                 active.append(suite)
                 for descriptor in (suite.steps, suite.process.stdout.fileno()):
                     selector.register(descriptor, selectors.EVENT_READ, suite)
+            over = {suite for suite in active if suite.hopeless()}
             for key, _ in selector.select(1):
-                suite = key.data
-                if suite not in active or suite.read(key.fd):
-                    continue
-                selector.unregister(key.fd)
-                if key.fd != suite.steps:
-                    if suite.steps in selector.get_map():
-                        selector.unregister(suite.steps)
-                    active.remove(suite)
-                    status.clear()
-                    failed += suite.end()
-                    results.append(suite.result)
+                if not key.data.read(key.fd):
+                    selector.unregister(key.fd)
+                    if key.fd != key.data.steps:
+                        over.add(key.data)
+            for suite in over:
+                for key in [key for key in selector.get_map().values() if key.data is suite]:
+                    selector.unregister(key.fd)
+                active.remove(suite)
+                status.clear()
+                failed += suite.end()
+                results.append(suite.result)
             status.say(len(results), active)
     finally:
         status.clear()

@@ -3,12 +3,16 @@
 import contextlib
 import io
 import os
+import re
+import signal
 import sys
 import textwrap
 import unittest
 from unittest import mock
 
+from tests import harness
 from tests.harness.progress import progress
+from tests.outside import kernel
 from tests.self import run
 
 GOOGLE = """\
@@ -67,8 +71,8 @@ class Counts(unittest.TestCase):
         self.assertEqual((run.counts(text), run.failures(text)), ((1, 1, 0), ["two: it hangs"]))
 
 
-class Run(unittest.TestCase):
-    """Suites that are a line of Python each."""
+class WithSuites(unittest.TestCase):
+    """Suites that are a few lines of Python each."""
 
     def run_them(self, *codes):
         """Returns the sums, what has failed, and what was printed."""
@@ -78,6 +82,10 @@ class Run(unittest.TestCase):
         with contextlib.redirect_stdout(said), mock.patch.object(run, "SAY_EVERY", 1e9):
             results, failed = run.run(chosen, "build", 2)
         return [sum(column) for column in zip(*results)], failed, said.getvalue()
+
+
+class Run(WithSuites):
+    """Suites that end."""
 
     def test_sums(self):
         sums, failed, said = self.run_them(*["print('2 passed, 0 failed')"] * 3)
@@ -95,6 +103,68 @@ class Run(unittest.TestCase):
         sums, failed, said = self.run_them("import os; os.kill(os.getpid(), 9)")
         self.assertEqual((sums, failed), ([0, 1, 0], ["suite 0: see above"]))
         self.assertIn("exit status -9", said)
+
+
+class Hangs(WithSuites):
+    """Suites that do not end: each is one failure, and the others go on."""
+
+    def setUp(self):
+        for name, seconds in (("SILENCE", 1.5), ("LAST_WORDS", 1)):
+            patch = mock.patch.object(run, name, seconds)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def require_one_failure(self, code):
+        """Beside a suite that passes. Returns what was printed."""
+        sums, failed, said = self.run_them(code, "print('2 passed, 0 failed')")
+        self.assertEqual(sums, [2, 1, 0])
+        self.assertEqual(failed, ["suite 0: nothing new within 0 minutes: it hangs"])
+        return said
+
+    def test_the_threads_of_one_that_sleeps_are_shown(self):
+        said = self.require_one_failure("""
+            import threading, time
+            def sleeper():
+                time.sleep(1e6)
+            def starter():
+                threading.Thread(target=sleeper).start()
+                sleeper()
+            starter()""")
+        self.assertEqual(len(re.findall("in sleeper$", said, re.M)), 2, said)
+        self.assertIn("in starter", said)
+        self.assertIn("exit status -6", said)
+
+    def test_one_that_ignores_the_signal_is_killed_with_all_below_it(self):
+        said = self.require_one_failure("""
+            import signal, subprocess
+            signal.signal(signal.SIGABRT, signal.SIG_IGN)
+            subprocess.run(["sleep", "1000000"])""")
+        self.assertIn("exit status -9", said)
+        pid = re.search(r"was below it: (\d+) S in clock_nanosleep: sleep 1000000", said)[1]
+        harness.wait_for(lambda: kernel.state(int(pid)) in ("", "Z"), "it has ended")
+
+    def test_one_that_has_ended_and_left_a_process_with_its_stdout(self):
+        said = self.require_one_failure("""
+            import subprocess
+            print(subprocess.Popen(["sleep", "1000000"]).pid, "was left")""")
+        os.kill(int(re.search(r"(\d+) was left", said)[1]), signal.SIGKILL)
+
+    def test_a_sum_before_it_hung_is_counted(self):
+        sums, _, _ = self.run_them("import time\n"
+                                   "print('5 passed, 1 failed', flush=True); time.sleep(1e6)")
+        self.assertEqual(sums, [5, 2, 0])
+
+    def test_one_that_says_something_now_and_then_goes_on(self):
+        sums, failed, _ = self.run_them("""
+            import os, time
+            steps = int(os.environ["PROGRESS"].split(":")[0])
+            for i in range(6):
+                print(i, flush=True)
+                time.sleep(0.4)
+                os.write(steps, b"1/2\\n")
+                time.sleep(0.4)
+            print("1 passed, 0 failed")""")
+        self.assertEqual((sums, failed), ([1, 0, 0], []))
 
 
 class Steps(unittest.TestCase):
