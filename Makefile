@@ -132,7 +132,8 @@ build-%: $(B)/shim.so  ## build-N: from a broken server to stage N, a few lines 
 solution-%:  ## solution-N: the exercises of stage N, of which X=2 shows you a solution
 	@$(PYTHON) -m tests.learn.solution $* $(X)
 
-trace-%: all  ## trace-N: the system calls of stage N while three clients come and talk
+trace-%:  ## trace-N: the system calls of stage N while three clients come and talk
+	@$(MAKE) --no-print-directory -s $(B)/$(call stage,$*)
 	@$(PYTHON) -m tests.learn.trace $* --build $(B)
 
 # ---- All stages ----------------------------------------------------------------------------------

@@ -4,8 +4,8 @@
     python3 -m tests.learn.beside build/01-blocking 'seq 9 | nc -N 127.0.0.1 $PORT'
 
 The command begins when the server can be connected to, at $PORT, and $PID is the server. When the
-command has ended the server gets SIGINT, and its end is waited for. The exit status is that of the
-command; what the server has said on stderr is printed when it has ended.
+command has ended and the server has nothing left to do, it gets SIGINT, and its end is waited for.
+The exit status is that of the command. What the server has said on stderr is printed at the end.
 """
 
 import os
@@ -27,8 +27,10 @@ def main():
             status = subprocess.run(
                 ["bash", "-c", sys.argv[2]], stdin=subprocess.DEVNULL,
                 env={**os.environ, "PORT": str(server.port), "PID": str(server.pid)}).returncode
-            server.signal(signal.SIGINT)
-            harness.wait_for(server.exited, "the end of the server")
+            server.come_to_rest()
+            if not server.exited():
+                server.signal(signal.SIGINT)
+            server.process.wait(harness.FAILSAFE)
             print(server.stderr(), end="")
             return status
     except harness.Fail as fail:

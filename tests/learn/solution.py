@@ -4,7 +4,8 @@
 A solution is a patch with a head, in the solutions/ of its stage:
 
     Exercise: 2
-    Check: make -s build/01-blocking && python3 -m tests.learn.check 1 --rows 5,6
+    Check: make -s build/01-blocking build/shim.so &&
+      python3 -m tests.learn.check 1 --rows 5,6
     Shows: 2 passed
     What is to be learned from it, in a few sentences.
 
@@ -177,7 +178,8 @@ def exercises(number="[1-7]"):
 
 def of_page(page):
     """The exercises of a page."""
-    _, _, behind = markdown.read(page).partition(f"\n## {SECTION}\n")
+    text = re.sub(r"^ *<!--.*?-->\n\n?", "", markdown.read(page), flags=re.M | re.S)
+    _, _, behind = text.partition(f"\n## {SECTION}\n")
     items = re.findall(r"^(\d+)\. (.*\n(?:(?:   .*)?\n)*)", behind.partition("\n## ")[0], re.M)
     return [Exercise(page, int(number), textwrap.dedent("   " + text).strip())
             for number, text in items]
@@ -200,8 +202,8 @@ def in_full(exercise):
     parts = [f"{exercise.name}. {exercise.text}", *map(textwrap.fill, solution.words)]
     if solution.diff:
         parts += [solution.diff.rstrip(), f"It is yours with\n    git apply {solution.where}"]
-    parts += [f"And this shows it{', with ' + repr(solution.shows) if solution.shows else ''}:\n"
-              + textwrap.indent(solution.check, "    ")]
+    shows = f", and prints {solution.shows!r}" if solution.shows else ""
+    parts += [f"This shows that it's right{shows}:\n" + textwrap.indent(solution.check, "    ")]
     return "\n\n".join(parts)
 
 

@@ -1,4 +1,7 @@
-"""A patch with a head: lines of `Key: value`, some free words, and then a unified diff."""
+"""A patch with a head: lines of `Key: value`, some free words, and then a unified diff.
+
+A value goes on in lines that begin with two spaces.
+"""
 
 import pathlib
 import re
@@ -15,8 +18,9 @@ class Patch:
         self.path, self.name = path, path.stem
         head, *diff = re.split(r"^(?=--- )", path.read_text("utf-8"), maxsplit=1, flags=re.M)
         self.diff = "".join(diff)
-        keys = re.match(r"(\w+: .*\n)*", head)[0]
-        self.fields = dict(re.findall(r"^(\w+): (.*)\n", keys, re.M))
+        keys = re.match(r"(?:\w+: .*\n(?:  .*\n)*)*", head)[0]
+        self.fields = {key: value.strip().replace("\n  ", "\n")
+                       for key, value in re.findall(r"^(\w+): (.*\n(?:  .*\n)*)", keys, re.M)}
         self.words = [" ".join(text.split()) for text in head[len(keys):].strip().split("\n\n")]
         if unknown := set(self.fields) - set(self.KEYS):
             raise ValueError(f"{self.where}: unknown in its head: {unknown.pop()}")

@@ -4,9 +4,11 @@ import collections
 import concurrent.futures
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import unittest
 
 from tests import harness
@@ -54,6 +56,14 @@ class Checks(unittest.TestCase):
                 with self.subTest(str(one)):
                     self.assertEqual(problem, "")
 
+    @unittest.skipUnless(shutil.which("git"), "apt-get install git")
+    def test_git_applies_them(self):
+        for one in [s for exercise in EXERCISES for s in exercise.solutions if s.diff]:
+            with self.subTest(str(one)):
+                done = subprocess.run(["git", "apply", "--check", one.path], cwd=ROOT,
+                                      capture_output=True, encoding="utf-8")
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+
     def test_what_they_need(self):
         for one in [s for exercise in EXERCISES for s in exercise.solutions if s.missing]:
             with self.subTest(str(one)):
@@ -79,7 +89,7 @@ class Engine(unittest.TestCase):
     def test_right_ones(self):
         self.assertEqual(self.problem("grep mended common/fd.h", "mended", self.DIFF), "")
         self.assertEqual(self.problem("python3 check.py", "checked", self.NEW), "")
-        self.assertEqual(self.problem("test $BUILD = build", ""), "")
+        self.assertEqual(self.problem("test $BUILD = build &&\n  echo two", "two"), "")
 
     def test_a_check_that_fails(self):
         self.assertRegex(self.problem("echo no; false", diff=self.DIFF), "^exit status 1, .*\nno")
@@ -126,7 +136,7 @@ class Command(unittest.TestCase):
         done = self.run_it("1", "2")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         one = solution.exercises(1)[1].solutions[0]
-        self.assertIn(one.check, done.stdout)
+        self.assertIn(textwrap.indent(one.check, "    "), done.stdout)
         self.assertIn(one.words[0], " ".join(done.stdout.split()))
 
     def test_one_that_is_not_there(self):
