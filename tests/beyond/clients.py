@@ -5,7 +5,6 @@ browser would repeat a GET that was lost with its connection, but may not repeat
 """
 
 import collections
-import os
 import re
 import signal
 import socket
@@ -148,7 +147,11 @@ class Load:
 
     def count(self):
         """Requests that have been answered, or have failed."""
-        return sum(self.answered) + self.failed().total()
+        return self.answers() + self.failed().total()
+
+    def answers(self):
+        """Requests that have been answered."""
+        return sum(self.answered)
 
     def failed(self):
         """{why: how many}"""
@@ -182,12 +185,11 @@ class Wrk:
         self.script.write(self.SCRIPT)
         self.script.flush()
         host, port = self.proxy.address("web")
-        starter = os.getpid()
-        self.process = subprocess.Popen(
+        self.process = servers.start(
             ["wrk", "-t", "1", "-c", str(self.clients), "-d", "1h", "--timeout", f"{PATIENCE:.0f}s",
              "-s", self.script.name, f"http://{host}:{port}/bytes/1000"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            encoding="utf-8", preexec_fn=lambda: servers.prepare(starter))
+            encoding="utf-8")
         return self
 
     def __exit__(self, *_):
@@ -201,6 +203,8 @@ class Wrk:
         if self.process.poll() is not None:
             return self.total
         return self.proxy.requests("web") - self.before
+
+    answers = count  # the proxy answers every one, well or not
 
     def failed(self):
         """{why: how many}, after wait()."""

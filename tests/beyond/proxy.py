@@ -49,11 +49,10 @@ class Proxy:
 
     def start(self):
         """In the foreground, one process."""
-        starter = os.getpid()
         environment = {name: str(port.number) for name, port in self.ports.items()}
-        return subprocess.Popen(
-            [self.program, "-db", "-f", str(CONFIGURATION)], stdin=subprocess.DEVNULL,
-            stdout=self.log, stderr=self.log, preexec_fn=lambda: servers.prepare(starter),
+        return servers.start(
+            [self.program, "-db", "-f", CONFIGURATION], stdin=subprocess.DEVNULL,
+            stdout=self.log, stderr=self.log,
             env={**os.environ, **environment, "FOLDER": self.folder})
 
     def end(self):

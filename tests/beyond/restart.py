@@ -251,8 +251,10 @@ def run(way, proxy, options):
         done = 0
         with runner.progress(0 if way.often else options.restarts) as step:
             while load.count() < options.requests if way.often else done < options.restarts:
-                due = 0 if way.often else options.requests * (done + 1) // (options.restarts + 1)
-                wait_for(lambda: load.count() >= due, "no request is answered", load)
+                due = options.requests * (done + 1) // (options.restarts + 1)
+                answers = load.answers()
+                wait_for(lambda: load.answers() > answers if way.often else load.count() >= due,
+                         "no request is answered", load)
                 group.replace(done, load)
                 done += 1
                 step(f"restarts, {load.count():,} requests: {way.title}")

@@ -39,9 +39,9 @@ def wait_for(condition, what, load=None):
     """Until it holds. Trouble when it does not for long, and no request is answered meanwhile."""
     seen, end = -1, 0
     while not condition():
-        count = load.count() if load else 0
-        if count != seen:
-            seen, end = count, time.monotonic() + PATIENCE
+        answers = load.answers() if load else 0
+        if answers != seen:
+            seen, end = answers, time.monotonic() + PATIENCE
         if time.monotonic() > end:
             raise Trouble(f"{what} within {PATIENCE:.0f} s")
         time.sleep(0.002)  # lets the others run
@@ -81,11 +81,10 @@ class Instance:
             command = ["/bin/sh", "-c", INHERIT, *command]
         self.name = pathlib.Path(command[3 if listener else 0]).name
         self.stderr = tempfile.TemporaryFile()  # a pipe that nobody reads would fill up
-        starter = os.getpid()
-        self.process = subprocess.Popen(
+        self.last_words = ""  # when that is closed
+        self.process = start(
             command, stdin=listener if listener else subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=self.stderr, preexec_fn=lambda: prepare(starter),
-            env={**os.environ, **(env or {})})
+            stderr=self.stderr, env={**os.environ, **(env or {})})
         try:
             self.host, self.port = self.address()
         except BaseException:
@@ -110,6 +109,8 @@ class Instance:
 
     def said(self):
         """The last line that it wrote to stderr."""
+        if self.stderr.closed:
+            return self.last_words
         text = os.pread(self.stderr.fileno(), 1 << 20, 0).decode(errors="replace").strip()
         return harness.printable(text.rpartition("\n")[2])
 
@@ -131,6 +132,7 @@ class Instance:
         """End it, whatever it does."""
         self.process.kill()
         self.process.wait()
+        self.last_words = self.said()
         self.process.stdout.close()
         self.stderr.close()
 
@@ -139,14 +141,13 @@ class Instance:
         return kernel.memory_kib(self.pid, "RssAnon") * harness.KIB
 
 
-def prepare(starter):
-    """Between fork and exec: every descriptor that we may have; an end with whoever started it.
+def start(command, **more):
+    """A process with every descriptor that it may have, and an end with ours. Clients run beside.
 
-    Out of the way of a Ctrl-C, too. Who ends it knows in which order.
+    It is out of the way of a Ctrl-C, too. Who ends it knows in which order.
     """
-    harness.die_with_parent(starter)
-    os.setpgid(0, 0)
-    harness.raise_fd_limit()
+    harness.raise_fd_limit()  # for us, as it is inherited
+    return subprocess.Popen(harness.tied(command), process_group=0, **more)
 
 
 def run(main):

@@ -5,6 +5,7 @@ import contextlib
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import unittest
 from unittest import mock
 
 from tests import harness
-from tests.beyond import restart, servers
+from tests.beyond import clients, restart, servers
 from tests.outside import kernel
 
 BUILD = os.path.abspath(os.environ.get("BUILD", harness.BUILD))
@@ -103,9 +104,9 @@ class Restart(unittest.TestCase):
             self.assertEqual([i.process.poll() for i in group.instances.values()], [-9, -9])
 
     def test_ctrl_c_leaves_no_process_behind(self):
-        with subprocess.Popen(command("--only", "announced"), cwd=harness.ROOT, encoding="utf-8",
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              preexec_fn=harness.heed_interrupts) as process:
+        with harness.ended(subprocess.Popen(
+                command("--only", "announced"), cwd=harness.ROOT, encoding="utf-8", stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, preexec_fn=harness.heed_interrupts)) as process:
             harness.wait_for(lambda: names(process.pid) >= {"haproxy", "07-http"}, "all are there")
             children = kernel.descendants(process.pid)
             process.send_signal(signal.SIGINT)
@@ -144,12 +145,15 @@ class Wrong(unittest.TestCase):
 class Ways(unittest.TestCase):
     """One way each, and in this process: what the mutants of a stop are caught by."""
 
-    def failed(self, key):
-        """Requests that were lost in some restarts."""
-        tables = restart.without_a_proxy(BUILD)
+    def run_way(self, key, build=BUILD):
+        """Some restarts: the load, and how many."""
+        tables = restart.without_a_proxy(build)
         way = next(way for table in tables.values() for way in table if way.key == key)
-        options = argparse.Namespace(requests=4000, restarts=4, wrk=None)
-        load, restarts = restart.run(way, None, options)
+        return restart.run(way, None, argparse.Namespace(requests=4000, restarts=4, wrk=None))
+
+    def failed(self, key):
+        """Requests that were lost."""
+        load, restarts = self.run_way(key)
         self.assertGreater(restarts, 0)
         return load.failed()
 
@@ -161,6 +165,26 @@ class Ways(unittest.TestCase):
 
     def test_who_has_asked_is_answered(self):
         self.assertEqual(self.failed("inherited-echo"), {})
+
+    def test_a_server_that_never_answers_is_not_waited_for_without_end(self):
+        """However many of its clients give up and ask again meanwhile."""
+        with tempfile.TemporaryDirectory() as folder, \
+                mock.patch.object(servers, "PATIENCE", 1), mock.patch.object(clients, "PATIENCE", .1):
+            port = "import socket; print(socket.socket(fileno=3).getsockname()[1])"
+            for name in ("07-http", "07-evloop"):
+                fake(folder, name, f"port=$({shlex.quote(sys.executable)} -c '{port}')\n"
+                                   f"echo {name} listening on 127.0.0.1:$port; exec sleep 1000")
+            for key in ("inherited", "inherited-echo"):
+                with self.assertRaisesRegex(servers.Trouble, "^no request is answered within 1 s$"):
+                    self.run_way(key, folder)
+
+    def test_a_server_that_ends_badly_is_quoted(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("07-http", "07-evloop"):
+                fake(folder, name, f"echo {name} listening on 127.0.0.1:9\n"
+                                   "echo 'send: no such luck' >&2; exec sleep 1000")
+            with self.assertRaisesRegex(servers.Trouble, "ended with -15: send: no such luck$"):
+                self.run_way("inherited", folder)
 
     def test_who_is_not_told_loses_a_request(self):
         self.assertGreater(self.failed("inherited-stopped").total(), 0)

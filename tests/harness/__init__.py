@@ -30,8 +30,8 @@ from tests.harness.cell import CELL_FAILSAFE, Cell, run_cell, run_probe
 from tests.harness.client import Client
 from tests.harness.course import BUILD, KIB, MIB, ROOT, SAN, SLOWER, STAGES
 from tests.harness.messages import difference, frame, frames, printable, show
-from tests.harness.processes import (adopt_orphans, die_with_parent, end_descendants,
-                                     gigabytes, heed_interrupts, limit_cpu, raise_fd_limit)
+from tests.harness.processes import (adopt_orphans, die_with_parent, end_descendants, ended,
+                                     gigabytes, heed_interrupts, raise_fd_limit, tied)
 from tests.harness.registry import PROBES, Probe, probe, probes
 from tests.harness.server import ENDED, LINE, Server, finding, plug
 from tests.harness.stage import Stage

@@ -1,9 +1,11 @@
 """Child processes: none outlives what has started it."""
 
+import contextlib
 import ctypes
 import os
 import resource
 import signal
+import time
 
 from tests.outside import kernel
 
@@ -16,6 +18,16 @@ def die_with_parent(starter):
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != starter:  # it died before prctl()
         os._exit(1)
+
+
+def tied(command):
+    """A command line that runs `command`, and ends it when this process dies.
+
+    For a process with threads, which may not call Python code between fork() and exec(): another
+    thread may have held a lock at that moment, and nobody would ever open it (subprocess, "Popen
+    Constructor", preexec_fn). setpriv(1) and its fellows are of util-linux, which every Debian has.
+    """
+    return ["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)]
 
 
 def adopt_orphans():
@@ -32,9 +44,20 @@ def end_descendants():
             except ProcessLookupError:
                 pass
         try:
-            os.waitpid(-1, 0)
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.001)  # dying, or begun while we looked: look again, never wait for it
         except ChildProcessError:
             return
+
+
+@contextlib.contextmanager
+def ended(process):
+    """A Popen that is over when we leave, also if we leave because its end has not come."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def heed_interrupts():
@@ -47,11 +70,6 @@ def raise_fd_limit():
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
-
-
-def limit_cpu(seconds):
-    """In a child: end it when it has used so much CPU time, however long that takes."""
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 
 
 def gigabytes():

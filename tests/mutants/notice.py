@@ -112,16 +112,10 @@ def passes(test, program):
         command = [sys.executable, "-W", "ignore", "-m", "unittest", test]
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TEST_FAILSAFE": "4",
                    "BUILD": str(program)}
-    starter = os.getpid()
-
-    def prepare():
-        harness.die_with_parent(starter)
-        harness.limit_cpu(CPU_SECONDS)
-
+    limited = ["prlimit", f"--cpu={CPU_SECONDS}", *harness.tied(command)]
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said,
-                                   stderr=subprocess.STDOUT, env=environment, cwd=ROOT,
-                                   preexec_fn=prepare)
+        process = subprocess.Popen(limited, stdin=subprocess.DEVNULL, stdout=said,
+                                   stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
         ended_well = ends_well(process)
         said.seek(0)
         words = said.read()

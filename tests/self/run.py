@@ -42,6 +42,7 @@ SAME_WITH_SAN = {
     "prose": "nothing",
     "fuzz corpus": "its own programs, always with address,undefined",
     "mutants": "its own servers and tests, wrong ones, each with what it needs",
+    "test_solutions": "its own servers",
 }
 
 
