@@ -26,6 +26,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <thread>
+#include <vector>
 
 using Time = std::chrono::milliseconds;  // on CLOCK_MONOTONIC
 
@@ -76,6 +77,36 @@ inline void (*on_edge)(Edge) = nullptr;  // for the test that walks the diagram
 
 class Connection;
 
+constexpr std::size_t chunk_size = 128 << 10;  // bytes of a buffer to receive into
+
+// Empty buffers that are used again, as they are still in the cache, and as memory that was given
+// back to the system and is asked for again has to be mapped again.
+class Spares {
+public:
+    // So many, and none that is smaller.
+    Spares(std::size_t most, std::size_t least) : least_(least) { buffers_.reserve(most); }
+
+    Buffer take() {
+        Buffer buffer;
+        if (buffers_.empty()) return buffer;
+        buffer.swap(buffers_.back());
+        buffers_.pop_back();
+        return buffer;
+    }
+
+    void give(Buffer& buffer) {
+        Buffer spare = std::exchange(buffer, {});
+        if (spare.capacity() < least_ || spare.capacity() > 2 * chunk_size) return;
+        if (buffers_.size() == buffers_.capacity()) return;
+        spare.clear();
+        buffers_.push_back(std::move(spare));
+    }
+
+private:
+    const std::size_t least_;
+    std::vector<Buffer> buffers_;
+};
+
 // What the connections of a loop have in common.
 struct Shared {
     Shared(Loop& its_loop, const Limits& its_limits) : loop(its_loop), limits(its_limits) {}
@@ -83,7 +114,7 @@ struct Shared {
     Loop& loop;
     const Limits limits;
     Connection* touched = nullptr;  // a list of those that the next settle looks at
-    Buffer spare_input, spare_output;  // empty, and still in the cache
+    Spares inputs{16, chunk_size}, outputs{1, 0};
     std::size_t held = 0;  // bytes of memory in the buffers of all connections
     Time now = clock_now();  // read once for a turn and not for each message
     bool draining = false;  // stop() has closed the listeners
@@ -124,7 +155,7 @@ public:
         if (bytes.size() >= large && out_.empty() && can_send())
             bytes.remove_prefix(send_some(bytes));
         if (bytes.empty() || error_ != 0) return;
-        if (out_.empty()) out_.swap(shared_.spare_output);
+        if (out_.capacity() == 0) out_ = shared_.outputs.take();
         try {
             out_.append(bytes);
         } catch (const std::bad_alloc&) {
@@ -218,11 +249,12 @@ public:
     // Send what waits. An idle connection holds no buffers, and one that waits for the rest of a
     // message no chunk.
     void flush() {
+        if (held_bytes() == 0) return;
         Counted counted(*this);
         if (!out_.empty() && can_send()) out_.consume(send_some(out_.view()));
-        if (out_.empty()) put_back(out_, shared_.spare_output);
-        if (in_.empty()) put_back(in_, shared_.spare_input);
-        if (in_.size() <= chunk_size / 8 && in_.capacity() >= chunk_size) shrink();
+        if (out_.empty()) shared_.outputs.give(out_);
+        if (in_.empty()) shared_.inputs.give(in_);
+        else if (in_.size() <= chunk_size / 8 && in_.capacity() >= chunk_size) shrink();
     }
 
     void throttle() {
@@ -325,7 +357,6 @@ public:
 
 private:
     static constexpr std::size_t no_quota = SIZE_MAX;
-    static constexpr std::size_t chunk_size = 128 << 10;  // bytes of a buffer to receive into
     static constexpr Time this_turn = Time::max();
 
     // Whoever changes buffers makes one of these.
@@ -408,7 +439,7 @@ private:
 
     // For the first bytes, or for more behind those that are in a small buffer.
     void take_chunk() {
-        Buffer chunk = std::move(shared_.spare_input);
+        Buffer chunk = shared_.inputs.take();
         chunk.reserve(chunk_size);
         chunk.append(in_.view());
         in_.swap(chunk);
@@ -419,15 +450,8 @@ private:
             Buffer small;
             small.append(in_.view());
             in_.swap(small);
-            put_back(small, shared_.spare_input);
+            shared_.inputs.give(small);
         } catch (const std::bad_alloc&) {}  // then it stays in the large one
-    }
-
-    static void put_back(Buffer& buffer, Buffer& spare) {
-        buffer.clear();
-        if (buffer.capacity() > spare.capacity() && buffer.capacity() <= 2 * chunk_size)
-            spare.swap(buffer);
-        buffer = {};
     }
 
     Shared& shared_;

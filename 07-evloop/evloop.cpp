@@ -142,8 +142,9 @@ public:
         if (count != -1 || errno == EINTR) return count;
         warn("epoll_wait");
         Time rest = std::clamp<Time>(next_tick - clock_now(), 1ms, 1min);
-        poll(nullptr, 0, static_cast<int>(rest.count()));
-        return -1;
+        pollfd woken_up{.fd = wakeup.get(), .events = POLLIN, .revents = 0};  // stop() must work
+        if (poll(&woken_up, 1, static_cast<int>(rest.count())) == 1) woken();
+        return 0;
     }
 
     void dispatch(const epoll_event& event, int batch) {

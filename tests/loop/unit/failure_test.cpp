@@ -326,6 +326,37 @@ TEST_F(MemoryTest, NoAllocationOnTheSteadyPath) {
     EXPECT_EQ(allocations.made - before, 0);
 }
 
+TEST_F(MemoryTest, NoAllocationWhileTenWaitForTheRest) {
+    constexpr std::size_t whole = 40'000;  // bytes: the first half is too large for a small buffer
+    hooks.read = [](Conn& conn) {
+        if (conn.input().size() != whole) return;
+        conn.consume(whole);
+        conn.write(".");
+    };
+    for (int i = 0; i < 10; ++i) accepted_client();
+    const std::string bytes = pattern(whole);
+    auto messages = [&](int count) {
+        for (int i = 0; i < count; ++i) {
+            for (std::string_view half : {std::string_view(bytes).substr(0, whole / 2),
+                                          std::string_view(bytes).substr(whole / 2)}) {
+                for (auto& client : clients)
+                    EXPECT_EQ(real::send(client->fd(), half.data(), half.size(), 0),
+                              ssize_t(half.size()));
+                for (int t = 0; t < 5; ++t) loop().turn();
+            }
+            char dot = 0;
+            for (auto& client : clients)
+                for (int t = 0; real::recv(client->fd(), &dot, 1, MSG_DONTWAIT) != 1 && t < 50; ++t)
+                    loop().turn();
+            EXPECT_EQ(dot, '.');
+        }
+    };
+    messages(3);
+    long before = allocations.made;
+    messages(100);
+    EXPECT_EQ(allocations.made - before, 0);
+}
+
 TEST_F(MemoryTest, AnIdleConnectionHoldsNoBuffers) {
     for (int i = 0; i < 300; ++i) accepted_client();  // more than are kept for the next
     std::size_t before = bytes_allocated();

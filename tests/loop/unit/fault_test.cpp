@@ -180,15 +180,34 @@ TEST_F(UnknownErrorTest, OfEpollWaitIsSaidAndSleptOn) {
     int sleeps = 0;
     kernel.epoll_wait = [](int, epoll_event*, int, int) { return fail_with(EFAULT); };
     kernel.poll = [&](pollfd* fds, nfds_t count, int timeout) {
-        if (count != 0) return ppoll(fds, count, nullptr, nullptr);  // is there room on stderr?
-        EXPECT_GT(timeout, 0);
+        timespec none{};
+        int ready = ppoll(fds, count, &none, nullptr);
+        if (timeout == 0) return ready;  // is there room on stderr?
         ++sleeps;
-        kernel.now += std::chrono::milliseconds(timeout);
-        return 0;
+        if (ready == 0) kernel.now += std::chrono::milliseconds(timeout);
+        return ready;
     };
     for (int i = 0; i < 10; ++i) loop().turn();
     EXPECT_EQ(sleeps, 10);
     EXPECT_EQ(hooks.ticks, 10);
+    kernel.poll = {};
+}
+
+TEST_F(UnknownErrorTest, OfEpollWaitDoesNotOutlastAStop) {
+    make_loop({.drain = 3000ms});
+    accepted_client();
+    kernel.epoll_wait = [](int, epoll_event*, int, int) { return fail_with(EFAULT); };
+    kernel.poll = [&](pollfd* fds, nfds_t count, int timeout) {
+        timespec none{};
+        int ready = ppoll(fds, count, &none, nullptr);
+        if (ready == 0) kernel.now += std::chrono::milliseconds(timeout);
+        return ready;
+    };
+    loop().stop();
+    int turns = 0;
+    while (loop().turn() && turns < 100) ++turns;
+    EXPECT_LT(turns, 20);
+    EXPECT_EQ(hooks.closed, 1);
     kernel.poll = {};
 }
 
@@ -700,6 +719,9 @@ TEST_F(MisuseDeathTest, AForkedChildMayNotRunItsCopy) {
 }
 
 TEST_F(FaultTest, TheThreadOfALoopMayBeCancelled) {
+#ifdef __SANITIZE_ADDRESS__
+    GTEST_SKIP() << "ASan takes the stack that was left for a fault: google/sanitizers#1399";
+#endif
     kernel.clock_stopped = false;
     make_loop({.tick = 1h});
     accepted_client();
