@@ -34,7 +34,8 @@ def run_probe(the_probe, stage):
 
     def of_runtime(seen):
         """The verdict if it is an event loop that has failed, and not its user; else None."""
-        if name := the_probe.of_runtime and stage.event_loop():
+        name = the_probe.of_runtime and stage.event_loop()
+        if name and (the_probe.runtimes is None or name in the_probe.runtimes):
             return verdict("L", "runtime",
                            f"{seen.rstrip('.')}. {the_probe.of_runtime.format(name)}")
         return None
