@@ -69,12 +69,13 @@ def run_probe(the_probe, stage):
         return failed(fail)
     except Fail as fail:
         return failed(fail)
-    except Gone as gone:
+    except (Gone, ProcessLookupError) as gone:
         try:
             stage.finish()  # it may be about to end
         except Fail as fail:
             return failed(fail)
-        return failed(Fail(f"the connection ended ({gone.how}); {stage.servers[-1].describe()}",
+        how = gone.how if isinstance(gone, Gone) else gone.strerror
+        return failed(Fail(f"the connection ended ({how}); {stage.servers[-1].describe()}",
                            expected="the connection lasts"))
     except Exception as error:  # a fault of the probe itself must be seen, too
         line = error.__traceback__
