@@ -17,7 +17,7 @@ from tests.harness.client import Client
 from tests.harness.messages import printable
 from tests.harness.processes import die_with_parent, heed_interrupts
 from tests.harness.verdict import Fail, NoStart, QueueFull
-from tests.harness.waiting import FAILSAFE, Deadline, wait_for
+from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, wait_for
 from tests.outside import kernel, runtime
 
 LINE = "a line on stdout that ends in: listening on HOST:PORT"
@@ -79,6 +79,8 @@ class Server:
 
     cpu: the core that it is to stay on. own: it is one of ours, and not a reader's.
     """
+
+    spin_ms = SPIN_MS
 
     def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False, cpu=None,
                  stderr=None, closed=(), own=True):
@@ -151,8 +153,7 @@ class Server:
             return any(call and call[0] in kernel.SENDING and call[1][0] == 1 for call in calls)
 
         try:
-            wait_for(lambda: writes() or self._silent_but_listening() or self.exited(), "",
-                     failsafe=10)
+            wait_for(lambda: writes() or self._silent_but_listening(), "", self, failsafe=10)
         except Fail:
             pass  # what is wrong with it will be said elsewhere
         self.early = writes() and not kernel.listening_ports(kernel.socket_inodes(self.pid))

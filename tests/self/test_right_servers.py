@@ -248,6 +248,7 @@ class WhatIsNotAsked(RightServer):
         _, output = self.check(text, "4,31", 4)
         self.assertEqual(output.count("it has a process for each client"), 2, output)
         self.assertIn("Nothing of stage 4 could be tried.", output)
+        self.assert_right(text, "16", 4, "who listens does not serve the clients itself")
 
     def test_an_urgent_byte_may_be_in_line(self):
         text = script(ONE_AT_A_TIME).replace(
