@@ -9,7 +9,7 @@ import struct
 from tests.harness.course import KIB, MIB
 from tests.harness.messages import difference, frame, show
 from tests.harness.verdict import Fail, Gone
-from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, Stillness
+from tests.harness.waiting import FAILSAFE, Deadline, Stillness
 from tests.outside import kernel
 
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
@@ -54,8 +54,9 @@ class Client:
         """Wait for the end of connect(). 0, or an error."""
         poll, full = select.poll(), 0
         poll.register(self.sock, select.POLLOUT)
-        deadline = Deadline(FAILSAFE, *self.server.pids)
+        deadline = None  # it looks at each thread of the server, of which there may be thousands
         while not poll.poll(200):
+            deadline = deadline or Deadline(FAILSAFE, *self.server.pids)
             full = full + 1 if self.server.accepts_nobody() else 0
             if full == 5:
                 raise self.server.queue_is_full()
@@ -233,8 +234,10 @@ class Client:
         """Wait until the socket is ready. Fails as soon as it is certain that it never will be."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN * reading | select.POLLOUT * writing)
+        if poll.poll(200):  # what follows looks at each thread, of which there may be thousands
+            return
         deadline, still = Deadline(FAILSAFE, *self.server.pids), Stillness(self.server.pids)
-        spin_ms = self.server.cpu_ms() + SPIN_MS
+        spin_ms = self.server.cpu_ms() + self.server.spin_ms
         while not poll.poll(200):
             if self.server.exited() and not poll.poll(0):
                 break
@@ -242,7 +245,8 @@ class Client:
             if spins or still.lasts(near.unsent if near else 0) or deadline.passed():
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "
-                           f"{self.unread():,} bytes of this client unread",
+                           f"{self.unread():,} bytes of this client unread"
+                           f"{self.server.said() if spins else ''}",
                            expected=what, sent=show(sent))
 
     # Leaving

@@ -17,7 +17,7 @@ from tests.harness.client import Client
 from tests.harness.messages import printable
 from tests.harness.processes import die_with_parent, heed_interrupts
 from tests.harness.verdict import Fail, NoStart, QueueFull
-from tests.harness.waiting import FAILSAFE, Deadline, wait_for
+from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, wait_for
 from tests.outside import kernel, runtime
 
 LINE = "a line on stdout that ends in: listening on HOST:PORT"
@@ -79,6 +79,8 @@ class Server:
 
     cpu: the core that it is to stay on. own: it is one of ours, and not a reader's.
     """
+
+    spin_ms = SPIN_MS
 
     def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False, cpu=None,
                  stderr=None, closed=(), own=True):
@@ -151,8 +153,7 @@ class Server:
             return any(call and call[0] in kernel.SENDING and call[1][0] == 1 for call in calls)
 
         try:
-            wait_for(lambda: writes() or self._silent_but_listening() or self.exited(), "",
-                     failsafe=10)
+            wait_for(lambda: writes() or self._silent_but_listening(), "", self, failsafe=10)
         except Fail:
             pass  # what is wrong with it will be said elsewhere
         self.early = writes() and not kernel.listening_ports(kernel.socket_inodes(self.pid))
@@ -300,9 +301,15 @@ class Server:
         return f"Its last words: {printable(error_line(lines[-50:])[:200])}" if lines else \
             "It said nothing on stderr."
 
+    def said(self):
+        """Its last words, to be put behind something else; '' if there are none."""
+        return f". {self.last_words()}" if self.stderr() else ""
+
     def _why_dead(self):
         """(what to look at, what to write) after its end, by the signal that ended it."""
         code = self.process.returncode
+        if code > 0 and re.search(r"(?i)unicode|utf-?8|codec|encoding", self.last_words()):
+            return "recv(2): it returns bytes, which may be no text", "send back what came, as it is"
         number = -code if code < 0 else code - 128  # a shell that has run it adds 128
         return DEATHS.get(number, (ENDED, "") if code >= 0 else (f"signal(7): who sends "
                                    f"{kernel.signal_name(-code)}", ""))
@@ -440,7 +447,7 @@ class Server:
         try:
             wait_for(self.exited, what)
         except Fail as fail:
-            raise Fail(fail.seen + self.describe(), expected=what) from None
+            raise Fail(f"{fail.seen}; {self.describe()}", expected=what) from None
         return self.process.returncode
 
     def kill(self):

@@ -91,6 +91,14 @@ def private_mounts():
     call("mount", "none", "/", None, MS_REC | MS_PRIVATE, None)
 
 
+def own_network():
+    """A network with nothing but a loopback interface: all ports are free."""
+    unshare(NEWNET)
+    with socket.socket() as any_socket:
+        request = struct.pack("16sh", b"lo", 0x1 | 0x40)  # IFF_UP | IFF_RUNNING
+        fcntl.ioctl(any_socket, 0x8914, request)  # SIOCSIFFLAGS
+
+
 def limit(soft, hard):
     """The limits of open descriptors."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -202,10 +210,7 @@ def gib(place):
 
 def no_ipv6(_place):
     """a network without ::1, in a namespace"""
-    unshare(NEWNET)
-    with socket.socket() as any_socket:
-        request = struct.pack("16sh", b"lo", 0x1 | 0x40)  # IFF_UP | IFF_RUNNING
-        fcntl.ioctl(any_socket, 0x8914, request)  # SIOCSIFFLAGS
+    own_network()
     setting = pathlib.Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
     if setting.exists():
         try:
