@@ -36,7 +36,7 @@ asked = $(filter-out undefined,$(origin $(1)))
 
 .DEFAULT_GOAL := all
 .PHONY: all help test lint format prose matrix compare peers http per-client threads restart \
-  processes million story measured fuzz soak patches valgrind machines site style clean
+  processes million story measured fuzz soak patches machines site style clean
 
 all: $(stages:%=$(B)/%) $(B)/07-client $(B)/07-http $(B)/load $(B)/shim.so  ## build everything
 
@@ -129,6 +129,9 @@ start-%:  ## start-N: a starter of stage N for you to write, in build/mine/N
 build-%: $(B)/shim.so  ## build-N: from a broken server to stage N, a few lines at a time
 	@$(PYTHON) -m tests.learn.build $* --build $(B)
 
+solution-%:  ## solution-N: the exercises of stage N, of which X=2 shows you a solution
+	@$(PYTHON) -m tests.learn.solution $* $(X)
+
 trace-%:  ## trace-N: the system calls of stage N while three clients come and talk
 	@$(MAKE) --no-print-directory -s $(B)/$(call stage,$*)
 	@$(PYTHON) -m tests.learn.trace $* --build $(B)
@@ -192,9 +195,6 @@ patches:  ## each promise of the library taken away; which test notices
 
 test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests; BUSY=20: beside as many busy processes
 	@$(PYTHON) -m tests.self.run --build $(B) $(if $(BUSY),--busy $(BUSY))
-
-valgrind: all $(B)/unit $(B)/sim $(B)/shim.so  ## no bad access, nothing lost, no descriptor left open
-	@$(PYTHON) -m tests.loop.valgrind --build $(B)
 
 machines:  ## the README's commands on machines unlike this one; ONLY=no-ipv6,user
 	@$(PYTHON) -m tests.machines.run $(if $(ONLY),--only $(ONLY))

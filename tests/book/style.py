@@ -30,6 +30,7 @@ PERSON = r"\b(?:you|your|yours|yourself|we|our|ours|us|ourselves)\b"
 SHORT = (r"\b\w+n['’]t\b|\b(?:you|we|they|I)['’](?:re|ve|ll|d|m)\b|"
          r"\b(?:it|that|there|what|here|who|he|she|let|where|how)['’](?:s|ll|d)\b")
 NOBODY = r"\b(?:nobody|somebody|anybody|everybody|whoever|whomever|those who|he who|one who)\b"
+BESIDE = ["tests/bench/MEASURING.md"]  # read beside the chapters
 NEVER = r"\b(?:whoever|whomever|those who)\b|\b(?:simply|obviously|just)\b"
 
 
@@ -77,7 +78,7 @@ def line(name, values):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("page", nargs="*", help="only these")
-    pages = arguments.parse_args().page or markdown.reading_order()
+    pages = arguments.parse_args().page or [*markdown.reading_order(), *BESIDE]
 
     print("Prose only: no code, no tables, no headings. 'long' and the three behind it are % of")
     print("sentences; 'person' (you, we), 'short' (it's, don't) and 'nobody' are of 1,000 words.")

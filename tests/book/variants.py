@@ -15,9 +15,8 @@ import re
 import shutil
 import subprocess
 import sys
-import types
 
-from tests.mutants.mutant import Mutant
+from tests.mutants.patch import Patch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATCHES = ROOT / "tests" / "book" / "variants"
@@ -59,8 +58,7 @@ def build(name, tree):
     folder = stage(name)
     for part in (folder, "common"):
         shutil.copytree(ROOT / part, tree / part)
-    Mutant.apply(types.SimpleNamespace(diff=patch(name).partition("\n\n")[2],
-                                       path=PATCHES / f"{name}.patch"), tree)
+    Patch(PATCHES / f"{name}.patch").apply(tree)
     library = [f"{folder}/evloop.cpp"] if folder == "07-evloop" else []
     subprocess.run([os.environ.get("CXX", "g++"), "-std=c++20", "-Wall", "-Wextra", "-Wpedantic",
                     "-Werror", "-I.", f"{folder}/server.cpp", *library, "-o", "server",

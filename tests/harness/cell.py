@@ -35,7 +35,8 @@ def run_probe(the_probe, stage):
     def of_runtime(seen):
         """The verdict if it is an event loop that has failed, and not its user; else None."""
         if name := the_probe.of_runtime and stage.event_loop():
-            return verdict("L", "runtime", f"{seen}. " + the_probe.of_runtime.format(name))
+            return verdict("L", "runtime",
+                           f"{seen.rstrip('.')}. {the_probe.of_runtime.format(name)}")
         return None
 
     try:
@@ -68,6 +69,10 @@ def run_probe(the_probe, stage):
     except Fail as fail:
         return failed(fail)
     except Gone as gone:
+        try:
+            stage.finish()  # it may be about to end
+        except Fail as fail:
+            return failed(fail)
         return failed(Fail(f"the connection ended ({gone.how}); {stage.servers[-1].describe()}",
                            expected="the connection lasts"))
     except Exception as error:  # a fault of the probe itself must be seen, too

@@ -54,8 +54,9 @@ class Client:
         """Wait for the end of connect(). 0, or an error."""
         poll, full = select.poll(), 0
         poll.register(self.sock, select.POLLOUT)
-        deadline = Deadline(FAILSAFE, *self.server.pids)
+        deadline = None  # it looks at each thread of the server, of which there may be thousands
         while not poll.poll(200):
+            deadline = deadline or Deadline(FAILSAFE, *self.server.pids)
             full = full + 1 if self.server.accepts_nobody() else 0
             if full == 5:
                 raise self.server.queue_is_full()
@@ -233,6 +234,8 @@ class Client:
         """Wait until the socket is ready. Fails as soon as it is certain that it never will be."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN * reading | select.POLLOUT * writing)
+        if poll.poll(200):  # what follows looks at each thread, of which there may be thousands
+            return
         deadline, still = Deadline(FAILSAFE, *self.server.pids), Stillness(self.server.pids)
         spin_ms = self.server.cpu_ms() + SPIN_MS
         while not poll.poll(200):
@@ -242,7 +245,8 @@ class Client:
             if spins or still.lasts(near.unsent if near else 0) or deadline.passed():
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "
-                           f"{self.unread():,} bytes of this client unread",
+                           f"{self.unread():,} bytes of this client unread"
+                           f"{self.server.said() if spins else ''}",
                            expected=what, sent=show(sent))
 
     # Leaving

@@ -300,9 +300,15 @@ class Server:
         return f"Its last words: {printable(error_line(lines[-50:])[:200])}" if lines else \
             "It said nothing on stderr."
 
+    def said(self):
+        """Its last words, to be put behind something else; '' if there are none."""
+        return f". {self.last_words()}" if self.stderr() else ""
+
     def _why_dead(self):
         """(what to look at, what to write) after its end, by the signal that ended it."""
         code = self.process.returncode
+        if code > 0 and re.search(r"(?i)unicode|utf-?8|codec|encoding", self.last_words()):
+            return "recv(2): it returns bytes, which may be no text", "send back what came, as it is"
         number = -code if code < 0 else code - 128  # a shell that has run it adds 128
         return DEATHS.get(number, (ENDED, "") if code >= 0 else (f"signal(7): who sends "
                                    f"{kernel.signal_name(-code)}", ""))
@@ -440,7 +446,7 @@ class Server:
         try:
             wait_for(self.exited, what)
         except Fail as fail:
-            raise Fail(fail.seen + self.describe(), expected=what) from None
+            raise Fail(f"{fail.seen}; {self.describe()}", expected=what) from None
         return self.process.returncode
 
     def kill(self):

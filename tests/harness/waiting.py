@@ -72,10 +72,10 @@ def wait_for(condition, what, server=None, failsafe=FAILSAFE, spin_ms=SPIN_MS):
             raise Fail(server.describe(), expected=what)
         if server and server.cpu_ms() > spin_ms:
             raise Fail(f"the server goes in circles: it uses CPU time without end; "
-                       f"{server.describe()}", expected=what)
+                       f"{server.describe()}{server.said()}", expected=what)
         deadline = deadline or Deadline(failsafe, *(server.pids if server else []))
         if deadline.passed():
-            raise Fail(f"not within {failsafe:.0f} s; " + (server.describe() if server else ""),
+            raise Fail(f"not within {failsafe:.0f} s" + (f"; {server.describe()}" if server else ""),
                        expected=what)
         time.sleep(pause)  # lets others run; no verdict depends on how long
         pause = min(pause * 1.5, 0.02)

@@ -25,7 +25,9 @@ from tests.harness import runner
 WIDTH = 80
 
 # A server that fails the one can hardly pass the other.
-FIRST = {3: (1,), 4: (1, 3), 6: (5,), 8: (5,), 10: (5,), 14: (5,), 16: (1,), 17: (5,), 31: (1, 3)}
+FIRST = {3: (1,), 4: (1, 3), 6: (5,), 8: (5,), 10: (5,), 12: (11,), 13: (11, 12), 14: (5,),
+         16: (1,), 17: (5,), 19: (9,), 31: (1, 3, 4), 32: (9,)}
+FOOTING = {33, 34, 35, 36}  # rows about what a server itself stands on: no client brings them about
 
 
 def passes(probe, number, verdict, own):
@@ -36,10 +38,22 @@ def passes(probe, number, verdict, own):
         return True
     if own:
         return False
-    if verdict.outcome == "L":  # of the runtime; or of another stage, and as bad as this one's
-        return verdict.kind == "runtime" or probe.expect[number][2:] != "" and \
-            f"L:{verdict.kind}" in probe.expect.values()
+    if uncounted(probe, number, verdict):
+        return True
+    if verdict.outcome == "L":  # of another stage, and as bad as this one's
+        return probe.expect[number][2:] != "" and f"L:{verdict.kind}" in probe.expect.values()
     return verdict.outcome == "P"
+
+
+def uncounted(probe, number, verdict):
+    """Why a failure of a reader's server is shown, and does not count; '' if it does."""
+    if not harness.judge(probe, number, verdict) or verdict.outcome == "P":
+        return ""
+    if verdict.kind == "runtime":
+        return "because it is your runtime's"
+    if probe.row in FOOTING and number < 7 and verdict.kind != "probe":
+        return "because no client brings it about"
+    return ""
 
 
 def describe(probe, number, verdict, own, before=(), hints=False):
@@ -61,8 +75,8 @@ def describe(probe, number, verdict, own, before=(), hints=False):
 
 def lesson_told(probe, number, verdict):
     """What to call a lesson."""
-    if verdict.kind == "runtime":
-        return "not counted, because it is your runtime's"
+    if why := uncounted(probe, number, verdict):
+        return f"not counted, {why}"
     if verdict.kind != probe.expect[number][2:]:
         return f"lesson, no worse than what chapter {told_in(probe.row, number)} shows"
     return f"lesson, as chapter {told_in(probe.row, number)} says"
@@ -75,27 +89,63 @@ def failure(probe, number, verdict, before):
     if verdict.outcome == "P":
         return text + indented("expected", "the lesson: it " + probe.expect[number][2:]) + \
             indented("received", problem)
-    says = [("sent", verdict.sent), ("expected", verdict.expected), ("received", problem),
-            ("look at", verdict.look)]
+    same, first = same_before(verdict, before), first_before(probe, verdict, before)
+    says = [("received", problem)]
+    if not same:
+        says = [("sent", verdict.sent), ("expected", verdict.expected), *says]
+    if verdict.look not in [its.look for _, its in before]:
+        says += [("look at", verdict.look)]
     if stops(probe, verdict):  # it is about our agreement, which is no exercise
         says += [("hint", verdict.hint or probe.hint)]
     elif verdict.kind != "probe":
-        says += [("look at", probe.look), ("mend first", cause(probe, verdict, before))]
+        says += [("look at", probe.look)]
+    if same and same.row != probe.row:
+        says += [("mend first", f"row {same.row}, where the same happens")]
+    elif first:
+        says += [("mend first", f"row {first.row}: this one may only follow from it")]
     return text + "".join(indented(name, value) for name, value in says if value)
 
 
-def cause(probe, verdict, before):
-    """The row that has failed before, and that this one may only follow from. '' if none."""
-    for other, its in before:
-        if pattern(its) == pattern(verdict) and other.row != probe.row:
-            return f"row {other.row}, where the same happens"
-    rows = sorted({other.row for other, _ in before} & {0, *FIRST.get(probe.row, ())})
-    return f"row {rows[0]}: this one may only follow from it" if rows else ""
+def same_before(verdict, before):
+    """The probe that has failed before in the same way, or None."""
+    return next((other for other, its in before if pattern(its) == pattern(verdict)), None)
+
+
+def first_before(probe, verdict, before):
+    """The probe that has failed before, and that this one may only follow from; None if none."""
+    def explains(row, its):
+        return row == 0 and not re.match("room for|when it writes", its.seen) or \
+            row == 1 and waits(its) and waits(verdict) or \
+            row in FIRST.get(probe.row, ()) and manner(its) == manner(verdict)
+    return next((other for other, its in before
+                 if other.row != probe.row and explains(other.row, its)), None)
 
 
 def pattern(verdict):
-    """What has been seen, without its numbers."""
-    return re.sub(r"[\d,.]+", "N", verdict.seen)
+    """What has been seen, without its numbers and without what had been done to bring it about.
+
+    A 0 stays: it makes a difference whether bytes were left unread.
+    """
+    return re.sub(r"[\d,.]*[1-9][\d,.]*", "N", re.sub(r" \(while .*\)$", "", verdict.seen))
+
+
+def manner(verdict):
+    """Did the server end, or leave a client waiting?"""
+    return re.search("the server (exited|was killed)", verdict.seen) is not None, waits(verdict)
+
+
+def waits(verdict):
+    """Did it leave a client alone, whose bytes were there? (And was not busy with others.)"""
+    return "goes in circles" not in verdict.seen and bool(re.search(
+        r"[1-9][\d,]* bytes( of this client| are)? unread|gets? no ", verdict.seen))
+
+
+def follows(failed, row):
+    """Have all failures of a row others before them that they may only follow from?"""
+    return all(any(other.row != row for other in (same_before(verdict, failed[:at]),
+                                                  first_before(probe, verdict, failed[:at]))
+                   if other)
+               for at, (probe, verdict) in enumerate(failed) if probe.row == row)
 
 
 def stops(probe, verdict):
@@ -153,6 +203,7 @@ def run(number, rows, command, build, hints=False):
             step(probe.title)
             results[probe] = verdict
             if stops(probe, verdict):  # then nothing else can be said about it
+                probe = chosen[0]  # which is about the line, and how it is said
                 show(probe, describe(probe, number, verdict, own), verdict)
                 return {probe: verdict}
             while printed < len(chosen) and chosen[printed] in results:
@@ -181,24 +232,33 @@ def listed(rows):
 def distance(number, results, rows):
     """How far a reader's server is from the stage that it was checked for, in words."""
     verdicts = {p: passes(p, number, verdict, False) for p, verdict in results.items()}
-    missing = {p.row for p, passed in verdicts.items() if passed is False}
+    failed = [(p, results[p]) for p in harness.probes(rows, number) if verdicts.get(p) is False]
+    missing = {p.row for p, _ in failed}
+    shown = {p.row for p, verdict in results.items() if uncounted(p, number, verdict)} - missing
     untried = {p.row for p, passed in verdicts.items() if passed is None} - missing
     asked = {p.row for p in results}
+    later = {row for row in missing if follows(failed, row)}
+    if set(verdicts.values()) == {None}:
+        return f"Nothing of stage {number} could be tried."
     if True not in verdicts.values():
         return f"This server has not passed anything of stage {number} yet."
     if 2 * len(missing) > len(asked):
         text = (f"This server passes {len(asked - missing - untried)} of the {len(asked)} rows of "
-                f"stage {number}; not {listed(missing)}.")
+                f"stage {number}; not {listed(missing - later)}")
+        text += f", and not {listed(later)}, which may only follow." if later else "."
     else:
         text = f"This server is stage {number}, {harness.STAGES[number]}"
-        text += f", but for {listed(missing)}" if missing else ""
+        text += f", but for {listed(missing - later)}" if missing else ""
+        text += f", and for {listed(later)}, which may only follow" if later else ""
         text += ", as far as these rows show" if rows else ""
         text += f"; {listed(untried)} could not be tried" if untried else ""
         text += "."
     lower = reached(results, rows, number) if missing and not rows else 0
     if lower:
         text += f" It is all of stage {lower}."
-    if not missing and not untried and not rows:
+    if shown:
+        text += f" {listed(shown).capitalize()} {'do' if len(shown) > 1 else 'does'} not count."
+    elif not missing and not untried and not rows:
         text += " Everything as its chapter says."
     if not missing and number < 7:
         text += f" Next: make check-{number + 1} SERVER=..."

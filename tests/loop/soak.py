@@ -21,7 +21,7 @@ import sys
 import time
 
 from tests import harness
-from tests.outside import kernel
+from tests.outside import kernel, runtime
 from tests.harness import runner
 from tests.harness import KIB, MIB, Fail, Gone, frame
 from tests.probes.leaving import at_start
@@ -270,7 +270,12 @@ class Soak:
             time.sleep(0.002)  # lets the server run; the verdict is that of `still`
 
     def check_memory(self):
-        """The last rounds need no more than the first ones did."""
+        """The last rounds need no more than the first ones did.
+
+        A heap that is collected late takes many more clients to level off: row 19 sends them.
+        """
+        if not self.stage.own and runtime.collects(self.server.pid):
+            return
         first, last = max(self.memory[:WARM_UP]), min(self.memory[-2:])
         if len(self.memory) > WARM_UP + 1 and last > first + GROWTH_KIB:
             raise Fail(f"{last - first:,} KiB more memory after {self.clients:,} clients than "

@@ -159,6 +159,11 @@ def ignores(pid, number):
     return bool(signals(pid, "SigIgn") >> (number - 1) & 1)
 
 
+def catches(pid, number):
+    """Has the process a handler for this signal?"""
+    return bool(signals(pid, "SigCgt") >> (number - 1) & 1)
+
+
 def is_pending(pid, number):
     """Has the process not yet been given this signal?"""
     return bool(signals(pid, "ShdPnd") >> (number - 1) & 1)

@@ -30,7 +30,7 @@ MAPPED = {  # by the end of a path in /proc/PID/maps
     r"/_asyncio\.\S+\.so": Runtime("asyncio", False),
     r"/libuv\.so[.\d]*": Runtime("libuv", False),
     r"/libevent(_core)?-[-.\d]*so[.\d]*": Runtime("libevent", False),
-    r"/libev\.so[.\d]*": Runtime("libev", False),
+    r"/libev\.so[.\d]*|/EV/EV\.so": Runtime("libev", False),
 }
 COMPILED = {  # by bytes in the program
     b"\xff Go buildinf:": Runtime("Go", True),

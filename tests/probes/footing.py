@@ -28,14 +28,26 @@ def spins(server, spent):
 
 def shut_listener(server):
     """shutdown() of the server's listening socket, through a descriptor of our own for it."""
-    inodes = kernel.socket_inodes(server.pid)
-    for fd, what in server.fds().items():
-        if what.startswith("socket:"):
-            taken = take(server.pid, fd)
-            if taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                taken.shutdown(socket.SHUT_RDWR)
-            taken.close()
+    inodes = set().union(*map(kernel.socket_inodes, server.pids))
+    for pid in server.pids:
+        for fd, what in kernel.open_fds(pid).items():
+            if what.startswith("socket:"):
+                shut_if_listening(pid, fd)
     wait_for(lambda: server.port not in kernel.listening_ports(inodes), "nothing listens", server)
+
+
+def shut_if_listening(pid, fd):
+    """Nothing is left to do with a socket that the server has closed meanwhile."""
+    try:
+        taken = take(pid, fd)
+    except PermissionError:
+        raise NotTried("it needs pidfd_getfd(), and this machine forbids it (a container may: "
+                       "--cap-add=SYS_PTRACE)") from None
+    except OSError:
+        return
+    with taken:
+        if taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            taken.shutdown(socket.SHUT_RDWR)
 
 
 def take(pid, fd):
@@ -67,7 +79,9 @@ def listener_fails(stage):
     client.roundtrip()
     if not lesson:
         client.close()  # who serves one at a time asks for the next one only now
-        wait_for(server.stderr, "a line on stderr: accept: Invalid argument", server)
+        wait_for(lambda: not client.accepted(), "its descriptor is closed", server)
+        if stage.own:
+            wait_for(server.stderr, "a line on stderr: accept: Invalid argument", server)
         if spins(server, server.cpu_ms()):
             raise Fail("it spins", expected="it sleeps before it tries again")
     else:
@@ -88,8 +102,11 @@ def wait_fails(stage):
         server.connect()
     except Fail:
         pass  # it may have rested too early to see it
-    wait_for(lambda: shim.most_fruitless >= SPIN or server.stderr() and quiet(server),
+    wait_for(lambda: shim.most_fruitless >= SPIN
+             or quiet(server) and (server.stderr() or not stage.own),
              "a line on stderr, and it sleeps", server)
+    if not stage.own and shim["wait"].calls < 2:
+        return stage.note("it waits in other calls than select(), poll() and epoll_wait()")
     check_calls(stage, server, shim)
 
 
@@ -201,7 +218,7 @@ def announcement_fails(stage):
             finally:
                 process.kill()
                 process.wait()
-            if process.returncode != 1:
+            if process.returncode != 1 and (stage.own or process.returncode == 0):
                 ended = (kernel.signal_name(-process.returncode) if process.returncode < 0
                          else f"status {process.returncode}")
                 raise Fail(f"with stdout on {what} it ends with {ended}", expected="exit status 1")

@@ -160,8 +160,8 @@ def inherited(stage):
     client = server.connect()
     client.roundtrip()
     name = "" if stage.own else runtime.name(server.pid)
-    if name == "Java":
-        return stage.note("not asked for: Java closes all descriptors in a child process")
+    if name in ("Java", "Erlang"):
+        return stage.note(f"not asked for: {name} closes all descriptors in a child process")
     try:
         require_cloexec(stage, server)
     except Fail as fail:

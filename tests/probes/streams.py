@@ -173,9 +173,20 @@ def urgent_byte(stage):
     except OSError as error:
         raise Gone(error.strerror) from None
     client.send(frame(b"after"))
-    client.expect(frame(b"before") + frame(b"after"))
+    client.expect(frame(b"before"))
+    if not stage.own:
+        skip_inline(client)
+    client.expect(frame(b"after"))
     client.half_close()
     client.expect_end()
+
+
+def skip_inline(client):
+    """With SO_OOBINLINE, which a runtime may set, it is part of the stream: socket(7)."""
+    client.wait(what="an answer")
+    if client.sock.recv(1, socket.MSG_PEEK) == b"!":
+        client.try_receive(1)
+        client.sent += 1
 
 
 @probe(row=17, title="an empty frame, and a long one byte by byte", expect="P P P P P P P",

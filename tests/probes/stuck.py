@@ -60,7 +60,8 @@ class Held:
 
     def fill(self, least=1, message=SMALL):
         """Send until the server holds so much. Returns how much; 0 if it stops reading before."""
-        while self.client.sent < MOST:
+        end = self.client.sent + MOST
+        while self.client.sent < end:
             if not self.send(message):
                 return 0
             if self.held() >= least:

@@ -48,14 +48,19 @@ def start(stage, rules, situation=""):
 
 def check_calls(stage, server, shim):
     """After a probe that altered calls: did it, and was there no busy loop?"""
-    if shim.most_fruitless >= SPIN:
-        raise Fail(f"{shim.most_fruitless:,} system calls in a row without progress; "
-                   f"{server.describe()}", expected="a server that waits when it can do nothing")
+    require_no_loop(server, shim)
     if shim.injected():
         return
     if stage.own:
         raise Fail(f"nothing was altered by {shim.rules!r}\n{shim.report()}")
     raise OutOfReach
+
+
+def require_no_loop(server, shim):
+    """Fail if it has made calls again and again that could not do anything."""
+    if shim.most_fruitless >= SPIN:
+        raise Fail(f"{shim.most_fruitless:,} system calls in a row without progress; "
+                   f"{server.describe()}", expected="a server that waits when it can do nothing")
 
 
 def at_rest(stage, server):
@@ -133,6 +138,15 @@ class Storm:
         return self.shim.signals == self.sent
 
 
+def heeds(stage, number):
+    """Does a reader's server catch or ignore this signal of itself?"""
+    server = stage.start()
+    wait_for(server.asleep, "the server sleeps", server)
+    found = kernel.ignores(server.pid, number) or kernel.catches(server.pid, number)
+    server.kill()
+    return found
+
+
 def send_until_full(client, data, storm):
     """Send without reading, until the server sleeps and takes no more. Returns how much it took."""
     sent = 0
@@ -164,10 +178,13 @@ def exchange_rest(client, data, sent, storm):
        hint="every call that can sleep can fail with EINTR; go round and make it again")
 def storm_of_signals(stage):
     """Signals while it waits for clients, for bytes, and for one who does not read."""
+    own_use = OutOfReach("the runtime has a use of its own for SIGUSR1")
+    if not stage.own and heeds(stage, signal.SIGUSR1):
+        raise own_use  # Erlang ends, Node starts a debugger
     server, shim = start(stage, "SIGUSR1")
     storm = Storm(server, shim)
     if not stage.own and not storm.reaches():
-        raise OutOfReach("the runtime has a use of its own for SIGUSR1")
+        raise own_use
     storm.blow(50)
     client = server.connect(rcvbuf=64 * 1024)
     for _ in range(20):
@@ -391,7 +408,9 @@ def much_in_parts(stage):
         client.exchange(message)
         client.half_close()
         client.expect_end(message)
-        check_calls(stage, server, shim)
+        if stage.own or not shim["send"].calls:
+            check_calls(stage, server, shim)
+        require_no_loop(server, shim)  # a reader's server may move less at a time of itself
 
 
 @probe(row=14, title="send() says EAGAIN although the client does read",

@@ -42,6 +42,7 @@ SAME_WITH_SAN = {
     "commands": "a copy of its own, as a reader does",
     "fuzz corpus": "its own programs, always with address,undefined",
     "mutants": "its own servers and tests, wrong ones, those always with address",
+    "test_solutions": "its own servers",
 }
 
 

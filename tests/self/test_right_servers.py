@@ -4,6 +4,7 @@ Each is a small program in Python that does as some runtime does, and was once c
 """
 
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -12,8 +13,10 @@ from unittest import mock
 
 from tests import harness
 from tests import probes
-from tests.outside import runtime
-from tests.probes import leaving
+from tests.learn import check
+from tests.loop import soak
+from tests.outside import kernel, runtime
+from tests.probes import leaving, sharing
 from tests.self.test_wrong_servers import (MANY_AT_ONCE, ONE_AT_A_TIME, THREAD_EACH, ReadersServer,
                                            script)
 
@@ -94,8 +97,26 @@ PREFORK = """\
     """
 
 
-class WhatIsTheRuntimes(ReadersServer):
-    """Each of these was blamed for what is no fault, or for what its author cannot change."""
+# As a beginner writes it: right for each client that stays polite, and nothing is caught.
+BEGINNERS = """\
+    #!{python}
+    import socket, sys
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(4096)
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    while True:
+        client, address = listener.accept()
+        while data := client.recv(4096):
+            client.sendall(data)
+        client.close()
+    """
+
+
+class RightServer(ReadersServer):
+    """What is asked of the classes below."""
 
     def assert_right(self, text, rows, stage, *messages):
         """Accepted, and each of these was said."""
@@ -104,6 +125,10 @@ class WhatIsTheRuntimes(ReadersServer):
         for message in messages:
             self.assertIn(message, output)
         return output
+
+
+class WhatIsTheRuntimes(RightServer):
+    """Each of these was blamed for what is no fault, or for what its author cannot change."""
 
     def test_it_may_log_to_stdout(self):
         text = script(ONE_AT_A_TIME, reply="client.sendall(data); print('a client has said', data)")
@@ -168,6 +193,196 @@ class WhatIsTheRuntimes(ReadersServer):
         self.assert_right(script(THREAD_EACH), "13", 4, "it does not use epoll")
 
 
+class WhatIsNotAsked(RightServer):
+    """What the README does not ask of a reader's server is shown, and not counted."""
+
+    def test_who_says_nothing_about_accept_may_sleep_and_try_again(self):
+        text = script(ONE_AT_A_TIME).replace(
+            'print("accept:", error.strerror, file=sys.stderr, flush=True)', "pass")
+        output = self.assert_right(text, "12,33", 1, "33 P")
+        self.assertNotIn("33 L", output)
+
+    def test_what_no_client_brings_about(self):
+        text = script(BEGINNERS)
+        output = self.assert_right(
+            text, "0,33,35", 1, "33 L", "not counted, because no client brings it about: the "
+            "server exited with status 1", "descriptor 0 is a socket",
+            "sleeps in write() on descriptor 2", "Rows 33 and 35 do not count.")
+        self.assertNotIn("the probe itself", output)
+        self.assertNotIn("Everything", output)
+
+    def test_a_runtime_may_end_in_its_own_way_without_stdout(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGPIPE, signal.SIG_DFL)")
+        text = text.replace("print(\"mine", "os.write(1, b\"mine").replace(
+            "127.0.0.1:%d\" %", "127.0.0.1:%d\\n\" %").replace("[1], flush=True)", "[1])")
+        self.assert_right(text, "35", 1, "35 P the line on stdout cannot be written")
+
+    def test_in_stage_7_it_counts(self):
+        self.assert_caught(self.check(script(MANY_AT_ONCE, reply="writer.write(data)"), "35",
+                                      stage=7), "is a socket look at")
+
+    def test_who_waits_in_accept_has_no_wait_that_fails(self):
+        self.assert_right(script(THREAD_EACH), "34", 3, "it waits in other calls than select()")
+
+    def test_small_reads_and_writes_of_its_own(self):
+        for size in "4096", "500":
+            output = self.assert_right(script(BEGINNERS).replace("4096)\n        c", f"{size})\n"
+                                                                 "        c"), "14", 1)
+            self.assertNotIn("could not be tried", output)
+
+
+    def test_who_ends_at_the_signal_of_the_storm(self):
+        self.assert_right(script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGUSR1, lambda *_:"
+                                 " os._exit(1))"), "10", 1, "a use of its own for SIGUSR1")
+
+    def test_who_waits_at_its_end_for_one_that_does_not_read(self):
+        text = script(ONE_AT_A_TIME, on_start="stop, busy = [], []; signal.signal(signal.SIGTERM, "
+                      "lambda *_: stop.append(1) if busy else os._exit(0))",
+                      reply="busy.append(1); client.sendall(data); busy.pop(); stop and os._exit(0)")
+        self.assert_right(text, "28", 1, "SIGTERM does not end it")
+
+    def test_a_process_for_each_client_is_not_multiplied_by_thousands(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+        text = text.replace("    total = 0\n", "    if os.fork():\n        client.close()\n"
+                            "        continue\n    total = 0\n")
+        _, output = self.check(text, "4,31", 4)
+        self.assertEqual(output.count("it has a process for each client"), 2, output)
+        self.assertIn("Nothing of stage 4 could be tried.", output)
+        self.assert_right(text, "16", 4, "who listens does not serve the clients itself")
+
+    def test_an_urgent_byte_may_be_in_line(self):
+        text = script(ONE_AT_A_TIME).replace(
+            "    total = 0\n", "    client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)\n"
+            "    total = 0\n")
+        self.assert_right(text, "17", 1)
+
+    def test_the_kernel_may_hold_much(self):
+        text = script(ONE_AT_A_TIME, on_start="os.environ.pop('LD_PRELOAD', None) and "
+                      "os.execv(sys.argv[0], sys.argv)")
+        self.assert_right(text, "8", 1)
+
+
+class Descriptors(unittest.TestCase):
+    """Of a server that has several for each client, the limit of the machine may be reached."""
+
+    def fail(self, limit, own=False):
+        """What becomes of a failure, when this process is the server."""
+        server = mock.Mock(own=own, pid=os.getpid())
+        with mock.patch.object(resource, "prlimit", lambda *_: (limit, limit)), \
+                sharing.descriptors_for(server, []):
+            raise harness.Fail("no answer")
+
+    def test_at_its_limit_it_is_not_tried(self):
+        with self.assertRaisesRegex(harness.NotTried, "the limit is 2 "):
+            self.fail(2)
+
+    def test_below_its_limit_it_fails(self):
+        for limit, own in (100_000, False), (2, True):
+            with self.assertRaises(harness.Fail):
+                self.fail(limit, own)
+
+
+class Beginners(ReadersServer):
+    """A server of fifteen lines is told what is wrong with it, and what only follows."""
+
+    def test_one_cause_is_one_row(self):
+        result = self.check(script(BEGINNERS), "0,2,5,6,8,9,11,12,13,19")
+        self.assert_caught(result, "is stage 1, 01-blocking, but for rows 9 and 11, and for rows "
+                           "12, 13 and 19, which may only follow, as far",
+                           "mend first: row 9, where the same happens",
+                           "mend first: row 11: this one may only follow from it", "HINT=9")
+        self.assertEqual(result[1].count("look at: why it ends"), 1, result[1])
+
+    def test_with_two_mistakes_mended_it_is_stage_1(self):
+        text = script(BEGINNERS).replace(
+            "    client, address = listener.accept()\n",
+            "    try:\n        client, address = listener.accept()\n    except OSError:\n"
+            "        time.sleep(0.1)\n        continue\n    try:\n")
+        text = text.replace("    while data", "        while data").replace(
+            "        client.sendall(data)\n    client.close()",
+            "            client.sendall(data)\n    except OSError:\n        pass\n"
+            "    client.close()").replace("import socket", "import time, socket")
+        status, output = self.check(text, "0,2,5,6,8,9,11,12,13,14,17,18,19")
+        self.assertEqual(status, 0, output)
+
+
+    def test_what_only_follows_is_told_from_what_does_not(self):
+        text = script(ONE_AT_A_TIME, reply="client.send(data)")
+        self.assert_caught(self.check(text, "0,1,5,10,14,16,18", 2),
+                           "not rows 1, 10 and 14, and not rows 5, 16 and 18, which may only follow")
+
+    def test_bytes_are_no_text(self):
+        text = script(BEGINNERS).replace("sendall(data)", "sendall(data.decode().encode())")
+        self.assert_caught(self.check(text), "UnicodeDecodeError", "which may be no text")
+
+    def test_what_is_said_of_the_line_is_about_the_line(self):
+        text = script(BEGINNERS).replace("mine listening on 127.0.0.1:", "port ")
+        self.assert_caught(self.check(text), "0 FAIL takes --port, says where it listens",
+                           "hint: listen first, then print the line")
+
+
+class Following(unittest.TestCase):
+    """What was seen in two rows decides whether one may follow from the other."""
+
+    GROWS = "841 us of CPU per message with 3,000 idle clients, 30 with 100: 27.6 times as much"
+    BUSY = "0 of 16 bytes came; nothing more comes: the server is running (state R), and goes in " \
+        "circles, 16 bytes of this client unread"
+    ALONE = "0 of 16 bytes came; nothing more comes: the server sleeps in recv(), 16 bytes of " \
+        "this client unread"
+
+    def follows(self, *seen):
+        """Does the last of these rows follow from those before it?"""
+        probes.load()
+        failed = [(harness.probes([row])[-1], harness.Verdict("F", "", text, "", "", [], 0))
+                  for row, text in seen]
+        return check.follows(failed, seen[-1][0])
+
+    def test_who_needs_long_for_many(self):
+        self.assertTrue(self.follows((4, self.GROWS), (31, self.BUSY)))
+
+    def test_who_serves_one_at_a_time(self):
+        self.assertTrue(self.follows((1, self.ALONE), (18, self.ALONE)))
+        self.assertFalse(self.follows((1, self.ALONE), (18, self.BUSY)))
+
+    def test_a_line_that_comes_too_early_explains_nothing(self):
+        self.assertFalse(self.follows((0, "when it writes 'x' it does not listen yet"),
+                                      (18, self.ALONE)))
+
+    def test_bytes_that_were_read_are_no_bytes_that_wait(self):
+        self.assertFalse(self.follows((5, self.ALONE), (14, self.ALONE.replace("16 b", "0 b"))))
+
+
+class SlowEnd(ReadersServer):
+    """A server that is about to end resets its connections first: that it ends is said."""
+
+    def test_it_is_waited_for(self):
+        path = os.path.join(self.place.name, "mine")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(script(ONE_AT_A_TIME, reply="client.close(); [0 for _ in range(10_000_000)]; "
+                              "os._exit(3)"))
+        os.chmod(path, 0o755)
+
+        def run(stage):
+            client = stage.start().connect()
+            client.send(b"x")
+            client.wait(what="an end")
+            client.try_receive()
+
+        probe = harness.Probe(run, 0, "", "P P P P P P P", "", "", False, "")
+        self.assertIn("exited with status 3", harness.run_cell(probe, 1, [path]).seen)
+
+
+class Threads(unittest.TestCase):
+    """Of a server with thousands of threads, no look at each of them for each answer."""
+
+    def test_an_answer_that_comes_is_not_waited_for(self):
+        stage = harness.Stage(1, build=os.environ.get("BUILD", harness.BUILD))
+        self.addCleanup(stage.stop)
+        client = stage.start().connect()
+        with mock.patch.object(kernel, "waited_ns", side_effect=AssertionError):
+            client.roundtrip()
+
+
 class Heap(unittest.TestCase):
     """Row 19, and a heap that grows by these KiB with each 5,000 clients."""
 
@@ -190,6 +405,19 @@ class Heap(unittest.TestCase):
         for collects in True, False:
             with self.assertRaisesRegex(harness.Fail, "more memory after each 5,000 clients"):
                 self.grow([40_000] * 10, collects)
+
+
+    def test_in_the_soak(self):
+        party = mock.Mock(memory=[1000] * 5 + [9000] * 2, clients=270)
+        party.stage.own = False
+        for collects in True, False:
+            with self.subTest(collects=collects), \
+                    mock.patch.object(runtime, "collects", lambda pid: collects):
+                if collects:
+                    soak.Soak.check_memory(party)
+                else:
+                    with self.assertRaisesRegex(harness.Fail, "8,000 KiB more memory"):
+                        soak.Soak.check_memory(party)
 
 
 class Runtimes(unittest.TestCase):

@@ -1,7 +1,9 @@
 #include "allocations.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <malloc.h>
 #include <new>
 
@@ -15,7 +17,9 @@ void* allocate(std::size_t size) {
     ++allocations.made;
     if (allocations.until_failure >= 0 && allocations.until_failure-- == 0) return nullptr;
     void* memory = std::malloc(size == 0 ? 1 : size);
-    if (memory != nullptr) bytes += malloc_usable_size(memory);
+    if (memory == nullptr) return nullptr;
+    bytes += malloc_usable_size(memory);
+    std::memset(memory, 0xbe, std::min<std::size_t>(size, 4096));  // it is not zero by luck
     return memory;
 }
 
