@@ -15,7 +15,8 @@ the block says so, which no reader sees:
 Its steps begin with the number of a terminal, and are separated by semicolons or stand on lines of
 their own:
 
-    2 $ COMMAND      type a command; where the last one still runs, Ctrl-C comes first
+    2 $ COMMAND      type a command; where the last one still runs, Ctrl-C comes first. It must end,
+                     unless a step that is no `$` comes next, here or for this terminal
     2 $              type the next command of the block below, and with the last such step all that
                      are left
     2 types TEXT     type a line to the program
@@ -88,7 +89,7 @@ PACKAGES = {"nc": "netcat-openbsd", "strace": "strace", "curl": "curl", "ss": "i
 Step = collections.namedtuple("Step", "terminal verb text")
 Item = collections.namedtuple("Item", "line kind text steps")  # a block's kind is its language
 Command = collections.namedtuple("Command", "text prints shows", defaults=[None, None])
-TERMINALS = re.compile(r"^About \d+ minutes\. You need (two|three) terminals", re.M)
+TERMINALS = re.compile(r"^About \d+ minutes\. You need [^.]*?(two|three|four) terminals", re.M)
 STEP = re.compile(r"(\d) (\$|types|shows|listens|in|silent|ends|not:|\^[A-Z]|writes)(?: (.*))?$")
 ITEM = re.compile(r"""
     (?P<comment> <!--\ (?P<about>.*?) \s*--> )
@@ -193,7 +194,7 @@ class Reader:
                 if kind == "span":
                     steps = [Step(ASIDE, "$", block)] if AT_ONCE.fullmatch(block) else []
                 self.follow(steps, block)
-            if named and max(self.desk.terminals) > ("two", "three").index(named[1]) + 2:
+            if named and max(self.desk.terminals) > ("two", "three", "four").index(named[1]) + 2:
                 raise ValueError(f"{max(self.desk.terminals)} terminals, and not {named[1]}")
         except (harness.Fail, ValueError) as problem:
             raise harness.Fail(f"line {line}: {said(problem)}") from problem
@@ -209,7 +210,8 @@ class Reader:
                 last = at == here[-1] if here else False
                 todo = [Command(text)] if text else left if last else [left.pop(0)]
                 then = [step.verb for step in steps[at + 1:] if step.terminal == number]
-                stays = then and then[0] != "$"
+                stays = [verb for verb in then[:1] + [s.verb for s in steps[at + 1:at + 2]]
+                         if verb != "$"]
                 for command in todo:
                     self.type(number, command, stays and command is todo[-1])
             elif verb == "writes":
@@ -391,6 +393,12 @@ def fresh_copy(place):
             shutil.copy2(ROOT / name, place / name, follow_symlinks=False)
 
 
+def headers(folder):
+    """Files that a reader was told to make and that `-I.` puts before the library's headers."""
+    return [path.name for path in folder.iterdir() if path.is_file() and "." not in path.name
+            and list(pathlib.Path("/usr/include/c++").glob(f"*/{path.name}"))]
+
+
 def missing(text):
     """What this machine lacks for a page; '' if nothing."""
     found = [item for item in items(text) if item.kind != "span"]
@@ -468,6 +476,7 @@ class Book:
         left = [f"left {others}"] if others else []
         left += [f"not typed: {reason}" for reason in reader.skipped]
         self.out("; ".join([f"{page}: {reader.typed} typed", *left]))
+        problem += [f"{page}: {name} hides the header <{name}> of C++" for name in headers(folder)]
         return problem
 
     def looked_up(self, page, index):
