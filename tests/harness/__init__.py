@@ -37,4 +37,4 @@ from tests.harness.server import ENDED, LINE, Server, finding, plug
 from tests.harness.stage import Stage
 from tests.harness.verdict import (Fail, Gone, Lesson, NoStart, NotTried, QueueFull, Verdict,
                                    judge, untried)
-from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, Stillness, wait_for
+from tests.harness.waiting import FAILSAFE, Deadline, Stillness, wait_for

@@ -9,7 +9,7 @@ import struct
 from tests.harness.course import KIB, MIB
 from tests.harness.messages import difference, frame, show
 from tests.harness.verdict import Fail, Gone
-from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, Stillness
+from tests.harness.waiting import FAILSAFE, Deadline, Stillness
 from tests.outside import kernel
 
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
@@ -237,7 +237,7 @@ class Client:
         if poll.poll(200):  # what follows looks at each thread, of which there may be thousands
             return
         deadline, still = Deadline(FAILSAFE, *self.server.pids), Stillness(self.server.pids)
-        spin_ms = self.server.cpu_ms() + SPIN_MS
+        spin_ms = self.server.cpu_ms() + self.server.spin_ms
         while not poll.poll(200):
             if self.server.exited() and not poll.poll(0):
                 break

@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import sys
+import threading
 
 from tests import harness
 from tests import probes
@@ -55,9 +56,24 @@ def cell_expected(row, number):
     return "L" if "L" in columns else "P"
 
 
+def watch_reader(gone):
+    """In a thread: end this process as soon as the reader of its stdout has gone.
+
+    print() would notice, but the next line may be minutes away. poll(2): POLLERR "is also set for a
+    file descriptor referring to the write end of a pipe when the read end has been closed".
+    """
+    poll = select.poll()
+    poll.register(1, 0)
+    if any(events & select.POLLERR for _, events in poll.poll()):
+        gone.set()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+
 def main(function):
-    """Run a command of this course: its exit status, and a quiet end on Ctrl-C."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Run a command of this course: its exit status; a quiet end on Ctrl-C or without a reader."""
+    gone = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(141 if gone.is_set() else 143))
+    threading.Thread(target=watch_reader, args=[gone], daemon=True).start()
     harness.adopt_orphans()
     if not tracing.allowed():  # LeakSanitizer needs it, and would call its absence a failure
         os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
@@ -67,9 +83,12 @@ def main(function):
         sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # our reader has gone: what is not written yet goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:
+        gone.set()
         sys.exit(141)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed twice: this is to be finished
+        for number in (signal.SIGINT, signal.SIGTERM):  # pressed twice: this is to be finished
+            signal.signal(number, signal.SIG_IGN)
+        if gone.is_set():  # what is not written yet goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         harness.end_descendants()

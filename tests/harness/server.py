@@ -17,7 +17,7 @@ from tests.harness.client import Client
 from tests.harness.messages import printable
 from tests.harness.processes import die_with_parent, heed_interrupts
 from tests.harness.verdict import Fail, NoStart, QueueFull
-from tests.harness.waiting import FAILSAFE, Deadline, wait_for
+from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, wait_for
 from tests.outside import kernel, runtime
 
 LINE = "a line on stdout that ends in: listening on HOST:PORT"
@@ -79,6 +79,8 @@ class Server:
 
     cpu: the core that it is to stay on. own: it is one of ours, and not a reader's.
     """
+
+    spin_ms = SPIN_MS
 
     def __init__(self, command, args=(), env=None, nofile=None, port=0, plugged=False, cpu=None,
                  stderr=None, closed=(), own=True):
@@ -151,11 +153,10 @@ class Server:
             return any(call and call[0] in kernel.SENDING and call[1][0] == 1 for call in calls)
 
         try:
-            wait_for(lambda: writes() or self._silent_but_listening() or self.exited(), "",
-                     failsafe=10)
+            wait_for(lambda: writes() or self._silent_but_listening(), "", self, failsafe=10)
         except Fail:
             pass  # what is wrong with it will be said elsewhere
-        self.early = writes() and not kernel.listening_ports(kernel.socket_inodes(self.pid))
+        self.early = writes() and not self._ports()
         while filler:
             filler -= len(os.read(self.out, filler))
 
@@ -195,13 +196,18 @@ class Server:
         """Does it sleep in a call that waits for clients, although it has not said where?"""
         calls = kernel.blocked_calls(self.pid)
         waiting = calls and all(name not in kernel.SENDING for name, _ in calls)
-        return waiting and kernel.listening_ports(kernel.socket_inodes(self.pid))
+        return waiting and self._ports()
+
+    def _ports(self):
+        """On which ports does it listen? Behind a wrapper script a child does it."""
+        family = [self.process.pid, *kernel.descendants(self.process.pid)]
+        return kernel.listening_ports(set().union(*map(kernel.socket_inodes, family)))
 
     def _why_no_line(self):
         if b"\n" in self.stdout:
             last = self.stdout.rpartition(b"\n")[0].rpartition(b"\n")[2]
             return f"the line {last.decode(errors='replace')!r}; {self.describe()}"
-        ports = kernel.listening_ports(kernel.socket_inodes(self.pid))
+        ports = self._ports()
         if ports:
             return (f"it listens on port {ports[0]}, {self.describe()}, but that line has not come "
                     "(a pipe is buffered: flush stdout after the line)")
@@ -308,7 +314,8 @@ class Server:
         """(what to look at, what to write) after its end, by the signal that ended it."""
         code = self.process.returncode
         if code > 0 and re.search(r"(?i)unicode|utf-?8|codec|encoding", self.last_words()):
-            return "recv(2): it returns bytes, which may be no text", "send back what came, as it is"
+            return ("recv(2): it returns bytes, which may be no text",
+                    "send back what came, as it is")
         number = -code if code < 0 else code - 128  # a shell that has run it adds 128
         return DEATHS.get(number, (ENDED, "") if code >= 0 else (f"signal(7): who sends "
                                    f"{kernel.signal_name(-code)}", ""))

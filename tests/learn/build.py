@@ -94,17 +94,17 @@ def climb(number, build, ask):
         for at, step in enumerate(ladder.steps):
             servers.append(ladder.server(at + 1, place))
             row = step.rows[0]
-            before = notice.differences(row, number, servers[at], build)
+            before = notice.difference(row, number, servers[at], build)
             print(f"\n{at + 1}. {step.without}\n")
             print(fill(f"Without it: {step.seen}"))
             print(fill(f"Row {row}, {probes.ROWS[row]}: "
-                       + (before[0] if before else "passes, although it should not"), "    "))
+                       + (before.seen if before else "passes, although it should not"), "    "))
             ask("\nWhich lines are missing? Return shows them. ")
             print("\n" + ladder.change(at) + "\n")
-            after = notice.differences(row, number, servers[at + 1], build)
-            seen = after[0] if after else "as its chapter says."
+            after = notice.difference(row, number, servers[at + 1], build)
+            seen = after.seen if after else "as its chapter says."
             print(fill(f"Row {row} now: {seen}", "    "))
-            failed += not before or bool(after)
+            failed += not before or after is not None
     print(f"\n{ladder.folder} is whole: {len(ladder.steps) - failed} passed, {failed} failed")
     return failed
 

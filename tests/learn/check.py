@@ -91,6 +91,8 @@ def failure(probe, number, verdict, before):
             indented("received", problem)
     same, first = same_before(verdict, before), first_before(probe, verdict, before)
     says = [("received", problem)]
+    if first and first.row == 0:  # all the rest may follow from that, and need not be long
+        return text + indented("received", problem) + indented("mend first", "row 0")
     if not same:
         says = [("sent", verdict.sent), ("expected", verdict.expected), *says]
     if verdict.look not in [its.look for _, its in before]:

@@ -17,7 +17,8 @@ Row         rows of the matrix that notice: a probe fails there, or sees another
 Test        a unit test that notices, as Suite.Name; or sim, the simulator; or a script that starts
             the programs of stage 7, as tests.loop.test_http.Class.test_name
 Also        rows that turn for the same reason, some of them only now and then
-Flags       for the compiler
+Flags       for the compiler: -fsanitize=address where memory is used that was given back, so that
+            it is no matter of luck whether the test fails
 
 and behind them, in free words, what a user would see. Row or Test, one must be there.
 """

@@ -90,7 +90,8 @@ def main():
     options = arguments.parse_args()
     probes.load()
     (todo, show), passed, failed, skipped = chosen(options.what), 0, 0, 0
-    with Workshop() as workshop, runner.progress(len(todo)) as step, workers() as pool:
+    with Workshop(todo, options.build) as workshop, runner.progress(len(todo)) as step, \
+            workers() as pool:
         notices = [Notice(mutant, workshop, options) for mutant in todo]
         for notice in notices:
             notice.begin(pool)

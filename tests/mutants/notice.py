@@ -1,5 +1,6 @@
 """Who notices that a line is gone: rows of the matrix, unit tests, the simulator, scripts."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -10,13 +11,15 @@ from tests import probes
 from tests.harness import runner
 from tests.mutants.mutant import ROOT
 from tests.mutants.workshop import is_script
+from tests.outside import kernel
 
 # What a mutant does may depend on who is faster, so those who should notice have some tries.
 TRIES = 6
 SOAK, CROWDS = {32}, {3, 4, 31}  # random; slow, because of their 1,500 to 10,000 clients
 SIM_RUNS = "3000"
 HANGS = 50  # looks, a tenth of a second apart, that find a test asleep and not woken
-CPU_SECONDS = 40  # that a test may use: one that goes in circles has failed too
+CPU_SECONDS = 10  # that a test may use: one that goes in circles has failed too
+SPIN_MS = 1500 * harness.SLOWER  # the same of a server: ours need a hundredth of it for an answer
 
 
 class Notice:
@@ -58,9 +61,10 @@ class Notice:
 
     def test_notices(self, test):
         """Does it fail with the patch, and only with it?"""
-        if not passes(test, self.workshop.tests(test)):
+        flags = self.mutant.flags
+        if not passes_whole(test, self.workshop.tests(test, None, flags)):
             raise RuntimeError(f"{test} fails without the patch, too")
-        program = self.workshop.tests(test, self.mutant)
+        program = self.workshop.tests(test, self.mutant, flags)
         return not all(passes(test, program) for _ in range(TRIES))
 
     # Rows
@@ -68,18 +72,18 @@ class Notice:
     def try_rows(self, server):
         """Its own rows must turn, row 0 and all others must not."""
         stage, build = self.mutant.stage, self.options.build
-        broken = differences(0, stage, server, build)
-        self.count(not broken, f"it does not even echo: {''.join(broken)} ")
+        broken = difference(0, stage, server, build)
+        self.count(not broken, f"it does not even echo: {broken and broken.seen} ")
         for row in self.mutant.rows:
             try:
                 for _ in range(TRIES):
-                    if seen := differences(row, stage, server, build):
+                    if wrong := difference(row, stage, server, build):
                         break
             except harness.NotTried as reason:
                 self.rows[row] = self.untried = str(reason)
                 continue
-            self.rows[row] = seen[0] if seen else "all as without the patch"
-            self.count(seen, f"row {row} does not notice. ")
+            self.rows[row] = wrong.seen if wrong else "all as without the patch"
+            self.count(wrong, f"row {row} does not notice. ")
         for row in self.others(server):
             self.count(False, f"row {row}, {probes.ROWS[row]}, turns as well. ")
 
@@ -91,6 +95,12 @@ class Notice:
                  for probe in harness.probes(rows=asked, stage=mutant.stage)]
         return sorted({task[0].row for task, verdict in runner.run_all(tasks)
                        if harness.judge(task[0], mutant.stage, verdict)})
+
+
+@functools.cache
+def passes_whole(test, program):
+    """Does it pass without any patch? It is asked once for all mutants that it is there for."""
+    return passes(test, program)
 
 
 def passes(test, program):
@@ -116,28 +126,38 @@ def passes(test, program):
 
 def ends_well(process):
     """Wait for its end, or until it is certain that it hangs. Is its exit status 0?"""
-    still = harness.Stillness([process.pid], HANGS)
+    still = harness.Stillness([], HANGS)
     while True:
         try:
             return process.wait(0.1) == 0
         except subprocess.TimeoutExpired:
+            still.pids = family(process.pid)
             if still.lasts():
                 process.kill()
                 process.wait()
                 return False
 
 
-def differences(row, stage, server, build):
-    """What the probes of a row see that they should not."""
+def family(pid):
+    """A process and all below it that may go on: one of them may be ready and have no core."""
+    below = [child for child in kernel.children(pid) if kernel.state(child) not in ("", "T", "Z")]
+    return [pid, *(other for child in below for other in family(child))]
+
+
+def difference(row, stage, server, build):
+    """The first verdict of a probe of the row that is not as it should be; None if all are."""
     found = harness.probes(rows=[row], stage=stage)
     if not found:
         raise RuntimeError(f"no probe for row {row} on stage {stage}")
-    verdicts = [(probe, harness.run_cell(probe, stage, [server], build)) for probe in found]
-    for _, verdict in verdicts:
+    harness.Server.spin_ms = SPIN_MS
+    untried = ""
+    for probe in found:
+        verdict = harness.run_cell(probe, stage, [server], build)
         if verdict.kind == "probe":
             raise RuntimeError(verdict.seen)
-    seen = [verdict.seen for probe, verdict in verdicts if harness.judge(probe, stage, verdict)]
-    reasons = [harness.untried(verdict) for _, verdict in verdicts if harness.untried(verdict)]
-    if reasons and not seen:
-        raise harness.NotTried(reasons[0])
-    return seen
+        if harness.judge(probe, stage, verdict):
+            return verdict
+        untried = untried or harness.untried(verdict)
+    if untried:
+        raise harness.NotTried(untried)
+    return None

@@ -1,37 +1,55 @@
-"""Where mutants are compiled: what a mutant leaves as it is, is compiled once for all."""
+"""Where mutants are compiled. What they leave as it is, make compiles, as for everyone else."""
 
+import collections
 import os
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 
 from tests.mutants.mutant import ROOT
 
 CXX = os.environ.get("CXX", "g++")
-# Without optimisation a test is built faster. With the sanitizer, memory that is used after it was
-# freed fails the test, and that is not a matter of luck.
-TEST_FLAGS = ["-std=c++20", "-O0", "-g1", "-pthread", "-fsanitize=address"]
+TEST_FLAGS = ["-std=c++20", "-O0", "-g1", "-pthread"]  # to compile takes longer than to run
 SERVER_FLAGS = ["-std=c++20", "-O1", "-pthread"]
 LIBRARY = "07-evloop/evloop.cpp"
 UNIT = ROOT / "tests" / "loop" / "unit"
 SUPPORT = [f"tests/loop/unit/{name}.cpp" for name in ("fake_kernel", "loop_fixture", "allocations")]
-SIM = ["tests/loop/sim/sim.cpp", "tests/loop/sim/kernel.cpp"]
-PROGRAMS = {"07-evloop": "server", "07-http": "http", "07-client": "client"}
+SIM = [f"tests/loop/sim/{name}.cpp" for name in ("kernel", "sim")]
+PROGRAMS = {"07-evloop": "07-evloop/server.cpp", "07-http": "07-evloop/http.cpp",
+            "07-client": "07-evloop/client.cpp"}
+OFTEN = 4  # mutants of one source, for which it pays to compile its system headers in advance
 
 
 class Workshop:
-    """A folder for trees, objects and programs, within a `with` block. Any thread may build."""
+    """A folder for trees, objects and programs, within a `with` block. Any thread may build.
 
-    def __init__(self):
+    It is opened for some mutants. `build` is where make keeps what it makes.
+    """
+
+    def __init__(self, mutants, build):
+        self.mutants = mutants
         self.folder = tempfile.TemporaryDirectory(prefix="mutants-",
                                                   ignore_cleanup_errors=True)
         self.place = pathlib.Path(self.folder.name)
+        # With SAN, `build` has sanitizers in everything. A mutant has those of its own Flags.
+        self.build = str(self.place / "build") if os.environ.get("SAN") else \
+            os.path.relpath(build, ROOT)
         self.locks, self.locks_lock = {}, threading.Lock()
-        self.needed = {}  # source: the files that it is compiled from
+        self.needed, self.often = {}, set()
 
     def __enter__(self):
+        """Have make bring up to date what it makes, and see who is changed how often."""
+        of_mutants = [(mutant, source) for mutant in self.mutants if mutant.stage == 7
+                      for source in sources_of(mutant)]
+        objects = sorted({self.of_make(source) for _, source in of_mutants})
+        if objects:
+            make(*objects, f"B={self.build}", "SAN=")
+        times = collections.Counter(source for mutant, source in of_mutants
+                                    if self.changes(mutant, source))
+        self.often = {source for source in times if times[source] >= OFTEN}
         return self
 
     def __exit__(self, *_):
@@ -45,67 +63,97 @@ class Workshop:
                 mutant.make(tree)
         return tree
 
+    def home(self, mutant, extra):
+        """The folder for what is made of a mutant, or of none."""
+        return self.tree(mutant) if mutant else self.place / "-".join(["whole", *extra])
+
+    # Programs. `extra` is what a mutant has in its head behind "Flags:".
+
     def server(self, mutant):
         """The stage's server with the patch, as a path."""
-        sources = [f"{mutant.folder}/server.cpp", *([LIBRARY] if mutant.stage == 7 else [])]
-        return str(self.program(sources, [*SERVER_FLAGS, *mutant.flags], [], mutant))
+        return str(self.program(sources_of_server(mutant), mutant, SERVER_FLAGS, mutant.flags))
 
-    def tests(self, test, mutant=None):
-        """The simulator ("sim"), or a program that has this unit test; of ROOT without a mutant.
+    def tests(self, test, mutant, extra):
+        """The simulator ("sim"), or a program that has this unit test; whole without a mutant.
 
         For a script ("tests.loop.test_http.Idle.test_...") a folder with the programs of stage 7.
         """
         if is_script(test):
-            return self.programs(mutant)
-        if test == "sim":
-            return self.program([LIBRARY, *SIM], TEST_FLAGS, ["@tests/loop/sim/link.opts"], mutant)
-        libraries = ["@tests/loop/unit/link.opts", "-lgtest", "-lgtest_main"]
-        return self.program([LIBRARY, file_of(test), *SUPPORT], TEST_FLAGS, libraries, mutant)
+            return self.programs(mutant, extra)
+        libraries = ["@tests/loop/sim/link.opts"] if test == "sim" else \
+            ["@tests/loop/unit/link.opts", "-lgtest", "-lgtest_main"]
+        return self.program(sources_of_test(test), mutant, TEST_FLAGS, extra, libraries)
 
-    def programs(self, mutant):
+    def programs(self, mutant, extra):
         """The programs of stage 7, in a folder that stands for build/."""
-        made = {name: self.program([LIBRARY, f"07-evloop/{source}.cpp"], TEST_FLAGS, [], mutant)
-                for name, source in PROGRAMS.items()}
-        folder = made["07-http"].parent / "build"
-        with self.lock(folder):
-            folder.mkdir(exist_ok=True)
-            for name, program in made.items():
+        folder = self.home(mutant, extra) / "build"
+        for name, source in PROGRAMS.items():
+            program = self.program([LIBRARY, source], mutant, TEST_FLAGS, extra)
+            with self.lock(folder):
+                folder.mkdir(parents=True, exist_ok=True)
                 if not (folder / name).exists():
                     (folder / name).symlink_to(program)
         return folder
 
-    def program(self, sources, flags, libraries, mutant):
+    def program(self, sources, mutant, flags, extra, libraries=()):
         """Compile what has to be, and link. Once for the same sources and mutant."""
-        tree = self.tree(mutant) if mutant else self.place / "whole"
-        program = tree / "programs" / pathlib.Path(sources[1 if len(sources) > 1 else 0]).stem
+        if mutant and not any(self.changes(mutant, source) for source in sources):
+            mutant = None
+        program = self.home(mutant, extra) / "programs" / pathlib.Path(sources[-1]).stem
         with self.lock(program):
             if not program.exists():
-                objects = [self.object(source, flags, mutant) for source in sources]
-                compiler(program, [*flags, *map(str, objects), *libraries])
+                objects = [self.object(source, mutant, flags, extra) for source in sources]
+                compiler(program, [*flags, *extra, *map(str, objects), *libraries])
         return program
 
-    def object(self, source, flags, mutant):
-        """An object file: the mutant's own one if the patch may have changed it."""
-        own = bool(mutant) and not self.needs(source).isdisjoint(mutant.changed)
+    # Objects
+
+    def object(self, source, mutant, flags, extra):
+        """An object file: make's, unless the patch may have changed it, or it has other flags."""
+        own = bool(mutant) and self.changes(mutant, source)
+        if not own and not (extra and source.startswith("07-evloop/")):
+            return self.of_make(source)
         tree = self.tree(mutant) if own else ROOT
         name = re.sub(r"\W", "-", " ".join([source, *flags])) + ".o"
-        to = (tree if own else self.place) / "objects" / name
+        to = self.home(mutant if own else None, extra) / "objects" / name
         with self.lock(to):
             if not to.exists():
                 of_tree = (tree / source).exists()  # the tests are not copied, only the stage is
-                compiler(to, [*flags, f"-I{tree}", f"-I{ROOT}", f"-I{UNIT}", "-c",
+                compiler(to, [*flags, *extra, *self.headers(source, flags, extra), f"-I{tree}",
+                              f"-I{ROOT}", f"-I{UNIT}", "-c",
                               str((tree if of_tree else ROOT) / source)])
         return to
 
+    def headers(self, source, flags, extra):
+        """What names the compiled system headers of a source that many mutants change."""
+        if source not in self.often or flags != TEST_FLAGS or extra:
+            return []
+        header = self.place / "headers" / (re.sub(r"\W", "-", source) + ".h")
+        with self.lock(header):
+            if not header.exists():
+                lines = {line for name in self.needs(source)
+                         for line in re.findall(r"^#include <.*", (ROOT / name).read_text(), re.M)}
+                header.parent.mkdir(exist_ok=True)
+                header.write_text("\n".join(sorted(lines)) + "\n")
+                compiler(header.with_name(header.name + ".gch"),
+                         [*flags, "-x", "c++-header", str(header)])
+        return ["-include", str(header)]
+
+    def changes(self, mutant, source):
+        """Would another object come of this source?"""
+        return mutant.stage != 7 or not self.needs(source).isdisjoint(mutant.changed)
+
     def needs(self, source):
-        """The files of the repository that this one is compiled from, itself among them."""
-        with self.lock(self.place / "needs" / source):
-            if source not in self.needed:
-                done = subprocess.run([CXX, "-std=c++20", "-MM", "-I.", f"-I{UNIT}", source],
-                                      cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
-                names = done.stdout.replace("\\\n", " ").partition(":")[2].split()
-                self.needed[source] = {os.path.relpath(ROOT / name, ROOT) for name in names}
+        """The files of the repository that this one is compiled from, as make has noted them."""
+        if source not in self.needed:
+            noted = (ROOT / self.of_make(source)).with_suffix(".d").read_text("utf-8")
+            names = noted.replace("\\\n", " ").splitlines()[0].partition(": ")[2].split()
+            self.needed[source] = {os.path.normpath(name) for name in names}
         return self.needed[source]
+
+    def of_make(self, source):
+        """Where make puts the object of a source."""
+        return f"{self.build}/obj/{source.removesuffix('.cpp')}.o"
 
     def lock(self, path):
         """The lock of a file, so that two threads do not make it at once."""
@@ -113,9 +161,21 @@ class Workshop:
             return self.locks.setdefault(path, threading.RLock())
 
 
-def is_script(test):
-    """Is it a test in Python, which starts the programs?"""
-    return test.startswith("tests.")
+def make(*arguments):
+    """Run make, as if it were not run by another one, and say so if it has much to do."""
+    environment = {key: value for key, value in os.environ.items()
+                   if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+    def run(*options):
+        return subprocess.run(["make", *options, *arguments], cwd=ROOT, env=environment,
+                              capture_output=True, encoding="utf-8", errors="replace")
+
+    if run("--question").returncode == 0:
+        return
+    print("First make compiles what no mutant changes ...", file=sys.stderr, flush=True)
+    done = run("--silent")
+    if done.returncode != 0:
+        raise SystemExit("what the mutants are made of does not build:\n" + done.stderr[:2000])
 
 
 def compiler(to, arguments):
@@ -127,6 +187,29 @@ def compiler(to, arguments):
     if done.returncode != 0:
         raise RuntimeError("it does not build:\n" + done.stderr[:2000])
     partial.rename(to)
+
+
+def is_script(test):
+    """Is it a test in Python, which starts the programs?"""
+    return test.startswith("tests.")
+
+
+def sources_of(mutant):
+    """All that may be compiled for it."""
+    return {*(source for test in mutant.tests for source in sources_of_test(test)),
+            *(sources_of_server(mutant) if mutant.rows else [])}
+
+
+def sources_of_server(mutant):
+    """Of its stage's server."""
+    return [*([LIBRARY] if mutant.stage == 7 else []), f"{mutant.folder}/server.cpp"]
+
+
+def sources_of_test(test):
+    """Of the program that it is in, which has the name of the last; of all that a script starts."""
+    if is_script(test):
+        return [LIBRARY, *PROGRAMS.values()]
+    return [LIBRARY, *SIM] if test == "sim" else [LIBRARY, *SUPPORT, file_of(test)]
 
 
 def file_of(test):

@@ -148,6 +148,21 @@ def waited_ns(pid):
     return max((int(words[1]) for words in found if len(words) > 1), default=0)
 
 
+def is_starved(pid):
+    """Has it been ready to run for a while and got no core? waited_ns() learns of it afterwards."""
+    def ready():
+        return {tid: read_file(f"/proc/{pid}/task/{tid}/schedstat").split()[:1]
+                for tid in threads(pid)
+                if stat_fields(f"/proc/{pid}/task/{tid}/stat")[:1] == ["R"]}
+
+    before = ready()
+    if not before:
+        return False
+    time.sleep(0.05)
+    after = ready()
+    return any(after.get(tid) == ran for tid, ran in before.items())
+
+
 def signals(pid, key):
     """The signals in a set of a status file, as a mask: SigIgn is what it ignores."""
     found = re.search(rf"^{key}:\s+([0-9a-f]+)", read_file(f"/proc/{pid}/status"), re.MULTILINE)

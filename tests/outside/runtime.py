@@ -1,7 +1,7 @@
 """Which runtime a server runs on, if any: that part of it was not written by its author.
 
-A runtime is known by the libraries that its process has mapped, by the name of the program, or by
-what compilers leave in it.
+A runtime is known by the libraries that its process has mapped, by the name of the program, by what
+compilers leave in it, or by what a script imports.
 """
 
 import collections
@@ -39,7 +39,9 @@ COMPILED = {  # by bytes in the program
     b"5muduo3net": Runtime("muduo", False),
     b"4asio6detail": Runtime("Asio", False),
 }
-EVENT_LOOPS = {known.name for known in [*MAPPED.values(), *COMPILED.values()]} - {"Ruby", "PHP"}
+IMPORTED = {name: Runtime(name, False) for name in ("trio", "curio", "eventlet")}  # no library
+EVENT_LOOPS = {known.name for known in [*MAPPED.values(), *COMPILED.values(), *IMPORTED.values()]
+               } - {"Ruby", "PHP"}
 
 
 def of(pid):
@@ -49,7 +51,7 @@ def of(pid):
     for pattern, runtime in MAPPED.items():
         if any(re.search(f"(?:{pattern})$", path) for path in paths):
             return runtime
-    return compiled_in(f"/proc/{pid}/exe")
+    return compiled_in(f"/proc/{pid}/exe") or imported(pid)
 
 
 def compiled_in(path):
@@ -61,6 +63,17 @@ def compiled_in(path):
                          if program.find(mark) != -1), None)
     except (OSError, ValueError):
         return None
+
+
+def imported(pid):
+    """The event loop in Python that the script of a process imports, or None."""
+    for path in kernel.read_file(f"/proc/{pid}/cmdline").split("\0")[1:2]:
+        path = path if path.startswith("/") else f"/proc/{pid}/cwd/{path}"
+        found = re.search(rf"^\s*(?:import|from) (?:.*[ ,])?({'|'.join(IMPORTED)})\b",
+                          kernel.read_file(path), re.MULTILINE)
+        if found:
+            return IMPORTED[found.group(1)]
+    return None
 
 
 def name(pid):

@@ -7,6 +7,7 @@ from tests.probes.syscalls import OutOfReach, start
 
 MOST = 64 * MIB  # to send to a server that does not stop reading
 SMALL = frame(bytes(range(256)) * 16)  # a little more than 4 KiB
+ENOUGH_MS = 200  # of CPU time: it has looked, even if it does not sleep
 DROPS = "P P P P L:drops P P"
 
 
@@ -90,12 +91,25 @@ class Held:
                                  so_far=f"{len(self.owed):,} bytes are still owed; ")
 
     def end(self):
-        """It has finished sending, and gets the rest and the end."""
+        """It has finished sending, and gets the rest and the end, after the server has looked."""
         while self.unsent:
             self._push()
             self.pull()
+        spent = self.server.cpu_ms()
         self.client.half_close()
+        wait_for(lambda: self.noticed() or self.server.cpu_ms() - spent > ENOUGH_MS,
+                 "it sees the end of input, or cannot look", self.server)
         self.drain()
+
+    def noticed(self):
+        """Has it seen the end of input? It sleeps, and the end, which has come, woke it up before.
+
+        Or it looks at nothing while it is stopped. Without this, a busy machine would show it both
+        at once, the end and the room that drain() makes.
+        """
+        far = self.client.far_end()
+        here = not far or far.state != kernel.ESTABLISHED
+        return here and all(self.server.asleep() for _ in range(20)) or self.stopped()
         self.client.expect_end("frames")
 
 

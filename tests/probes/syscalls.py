@@ -178,13 +178,23 @@ def exchange_rest(client, data, sent, storm):
        hint="every call that can sleep can fail with EINTR; go round and make it again")
 def storm_of_signals(stage):
     """Signals while it waits for clients, for bytes, and for one who does not read."""
-    own_use = OutOfReach("the runtime has a use of its own for SIGUSR1")
-    if not stage.own and heeds(stage, signal.SIGUSR1):
-        raise own_use  # Erlang ends, Node starts a debugger
     server, shim = start(stage, "SIGUSR1")
-    storm = Storm(server, shim)
-    if not stage.own and not storm.reaches():
-        raise own_use
+    storm, own_use = Storm(server, shim), OutOfReach("the runtime has a use of its own for SIGUSR1")
+    if stage.own:
+        return endure(stage, server, storm)
+    if not storm.reaches():
+        raise own_use  # Node starts a debugger
+    try:
+        endure(stage, server, storm)
+    except (Fail, Gone):
+        server.come_to_rest()
+        if server.exited() and heeds(stage, signal.SIGUSR1):
+            raise own_use from None  # Erlang ends
+        raise
+
+
+def endure(stage, server, storm):
+    """Signals, while clients come, talk and do not read."""
     storm.blow(50)
     client = server.connect(rcvbuf=64 * 1024)
     for _ in range(20):
@@ -199,7 +209,7 @@ def storm_of_signals(stage):
         sent = send_until_full(client, data, storm)
     storm.blow(50)
     exchange_rest(client, data, sent, storm)
-    calls = [call for call in ("accept", "recv", "send", "wait") if shim[call].interrupted]
+    calls = [call for call in ("accept", "recv", "send", "wait") if storm.shim[call].interrupted]
     if stage.own and not calls:
         raise Fail("no call was interrupted", expected="EINTR in the call that it sleeps in")
     stage.note(f"{storm.sent} signals; EINTR in {', '.join(calls)}")

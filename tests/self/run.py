@@ -19,6 +19,7 @@ import contextlib
 import os
 import pathlib
 import re
+import resource
 import selectors
 import signal
 import subprocess
@@ -41,15 +42,20 @@ SAME_WITH_SAN = {
     "prose": "nothing",
     "commands": "a copy of its own, as a reader does",
     "fuzz corpus": "its own programs, always with address,undefined",
-    "mutants": "its own servers and tests, wrong ones, those always with address",
+    "mutants": "its own servers and tests, wrong ones, each with what it needs",
     "test_solutions": "its own servers",
 }
 
 
+# Begun first, so that all end at about the same time: each of these takes a minute or more.
+LONGEST = ["mutants", "test_wrong_servers", "test_learn", "matrix", "test_right_servers",
+           "test_sweeps", "test_load", "fuzz corpus"]
+
+
 def suites(build):
-    """Name and command of each suite, the long ones first: then all end at about the same time."""
+    """Name and command of each suite, in the order in which they begin."""
     scripts = sorted(ROOT.glob("tests/*/test_*.py"))
-    return [
+    found = [
         ("mutants", PYTHON + ["-m", "tests.mutants", "--build", build]),
         ("matrix", PYTHON + ["-m", "tests.learn.matrix", "--build", build]),
         *((path.stem, PYTHON + ["-m", "unittest", ".".join(path.relative_to(ROOT).parts)[:-3]])
@@ -60,6 +66,7 @@ def suites(build):
         ("prose", PYTHON + ["-m", "tests.book.prose"]),
         ("sim", [f"{build}/sim"]),
     ]
+    return sorted(found, key=lambda suite: (LONGEST + [suite[0]]).index(suite[0]))
 
 
 def counts(output):
@@ -268,7 +275,7 @@ def busy(count, core=None):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--build", default="build", help="where the programs are")
-    arguments.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)) + 1,
+    arguments.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)) + 2,
                            help="suites at a time: most of them wait for something half the time")
     arguments.add_argument("--busy", type=int, default=0, help="processes that burn CPU beside")
     arguments.add_argument("suite", nargs="*", help="only these")
@@ -285,8 +292,12 @@ def main():
         for name, what in SAME_WITH_SAN.items():
             print(f"==== {name}: left out with SAN={SAN}: it builds {what}\n")
         chosen = [(name, command) for name, command in chosen if name not in SAME_WITH_SAN]
+    began = time.monotonic()
     with busy(options.busy):
         results, failed = run(chosen, options.build, options.jobs)
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, cpu = time.monotonic() - began, spent.ru_utime + spent.ru_stime
+    print(f"in {seconds:.0f} s, with {cpu:.0f} s of CPU")
     for text in failed:
         print(f"failed: {text}")
     passed, wrong, skipped = (sum(column) for column in zip(*results))

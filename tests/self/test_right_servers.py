@@ -7,7 +7,9 @@ import os
 import resource
 import shutil
 import socket
+import subprocess
 import sys
+import tempfile
 import unittest
 from unittest import mock
 
@@ -238,7 +240,8 @@ class WhatIsNotAsked(RightServer):
     def test_who_waits_at_its_end_for_one_that_does_not_read(self):
         text = script(ONE_AT_A_TIME, on_start="stop, busy = [], []; signal.signal(signal.SIGTERM, "
                       "lambda *_: stop.append(1) if busy else os._exit(0))",
-                      reply="busy.append(1); client.sendall(data); busy.pop(); stop and os._exit(0)")
+                      reply="busy.append(1); client.sendall(data); busy.pop(); "
+                      "stop and os._exit(0)")
         self.assert_right(text, "28", 1, "SIGTERM does not end it")
 
     def test_a_process_for_each_client_is_not_multiplied_by_thousands(self):
@@ -255,6 +258,16 @@ class WhatIsNotAsked(RightServer):
             "    total = 0\n", "    client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)\n"
             "    total = 0\n")
         self.assert_right(text, "17", 1)
+
+    def test_who_has_started_it_may_say_the_line(self):
+        inner = os.path.join(self.place.name, "inner")
+        with open(inner, "w", encoding="utf-8") as file:
+            file.write(script(ONE_AT_A_TIME))
+        os.chmod(inner, 0o755)
+        self.assert_right(
+            f"#!{sys.executable}\nimport subprocess, sys\ninner = subprocess.Popen([{inner!r}, "
+            "*sys.argv[1:]], stdout=subprocess.PIPE, text=True)\nprint(inner.stdout.readline(), "
+            "end='', flush=True)\ninner.wait()\n", "0", 1)
 
     def test_the_kernel_may_hold_much(self):
         text = script(ONE_AT_A_TIME, on_start="os.environ.pop('LD_PRELOAD', None) and "
@@ -308,8 +321,9 @@ class Beginners(ReadersServer):
 
     def test_what_only_follows_is_told_from_what_does_not(self):
         text = script(ONE_AT_A_TIME, reply="client.send(data)")
-        self.assert_caught(self.check(text, "0,1,5,10,14,16,18", 2),
-                           "not rows 1, 10 and 14, and not rows 5, 16 and 18, which may only follow")
+        self.assert_caught(
+            self.check(text, "0,1,5,10,14,16,18", 2),
+            "not rows 1, 10 and 14, and not rows 5, 16 and 18, which may only follow")
 
     def test_bytes_are_no_text(self):
         text = script(BEGINNERS).replace("sendall(data)", "sendall(data.decode().encode())")
@@ -358,8 +372,8 @@ class SlowEnd(ReadersServer):
     def test_it_is_waited_for(self):
         path = os.path.join(self.place.name, "mine")
         with open(path, "w", encoding="utf-8") as file:
-            file.write(script(ONE_AT_A_TIME, reply="client.close(); [0 for _ in range(10_000_000)]; "
-                              "os._exit(3)"))
+            file.write(script(ONE_AT_A_TIME, reply="client.close(); "
+                              "[0 for _ in range(10_000_000)]; os._exit(3)"))
         os.chmod(path, 0o755)
 
         def run(stage):
@@ -426,6 +440,19 @@ class Runtimes(unittest.TestCase):
     def test_of_this_process(self):
         self.assertEqual(runtime.event_loop(os.getpid()),
                          "asyncio" if "_asyncio" in sys.modules else "")
+
+    def test_of_a_script(self):
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".py") as file:
+            file.write("import time, sys\nif len(sys.argv) > 9:\n    import os, trio\n"
+                       "time.sleep(60)\n")
+            file.flush()
+            process = subprocess.Popen([sys.executable, file.name])
+            try:
+                harness.wait_for(lambda: kernel.blocked_calls(process.pid), "it sleeps")
+                self.assertEqual(runtime.event_loop(process.pid), "trio")
+            finally:
+                process.kill()
+                process.wait()
 
     @unittest.skipUnless(shutil.which("node"), "apt-get install nodejs")
     def test_node(self):

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 import textwrap
 import unittest
@@ -69,6 +70,14 @@ class Counts(unittest.TestCase):
     def test_ours(self):
         text = "ok   one\nFAIL two: it hangs\n1 passed, 1 failed\n"
         self.assertEqual((run.counts(text), run.failures(text)), ((1, 1, 0), ["two: it hangs"]))
+
+
+class Order(unittest.TestCase):
+    """In which they begin."""
+
+    def test_the_longest_are_suites(self):
+        names = [name for name, _ in run.suites("build")]
+        self.assertEqual(names[:len(run.LONGEST)], run.LONGEST)
 
 
 class WithSuites(unittest.TestCase):
@@ -165,6 +174,29 @@ class Hangs(WithSuites):
                 time.sleep(0.4)
             print("1 passed, 0 failed")""")
         self.assertEqual((sums, failed), ([1, 0, 0], []))
+
+
+class Readers(unittest.TestCase):
+    """A command whose output is piped into `head`."""
+
+    def test_it_ends_when_its_reader_has_gone_and_not_with_its_next_line(self):
+        code = """
+            import subprocess
+            from tests.harness import runner
+            def command():
+                sleeper = subprocess.Popen(["sleep", "1000000"])
+                print(sleeper.pid, flush=True)
+                sleeper.wait()
+            runner.main(command)"""
+        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(process.kill)
+        self.addCleanup(process.stderr.close)
+        pid = int(process.stdout.readline())
+        process.stdout.close()
+        self.assertEqual(process.stderr.read(), b"")
+        self.assertEqual(process.wait(harness.FAILSAFE), 141)
+        self.assertEqual(kernel.state(pid), "")
 
 
 class Steps(unittest.TestCase):
