@@ -71,9 +71,11 @@ struct Edge {
 constexpr Edge edges[] = {
     {Phase::connecting, Phase::open},  // it is up
     {Phase::connecting, Phase::closing},  // the same, behind a close()
-    {Phase::connecting, Phase::over},  // like the others to `over`: an error, abort(), a deadline
+    {Phase::connecting, Phase::over},  // an error, abort(), a deadline, like the others to `over`;
+                                       // or close() with nothing to send
     {Phase::open, Phase::closing},  // close(), or no more input
-    {Phase::open, Phase::over},          {Phase::closing, Phase::lingering},  // all is sent
+    {Phase::open, Phase::over},
+    {Phase::closing, Phase::lingering},  // all is sent
     {Phase::closing, Phase::over},  // or: all is sent, and the peer has finished too
     {Phase::lingering, Phase::over},  // or: the peer has finished
     {Phase::over, Phase::gone},  // on_close(); or on_accept() did not want it

@@ -139,7 +139,7 @@ def manner(verdict):
 def waits(verdict):
     """Did it leave a client alone, whose bytes were there? (And was not busy with others.)"""
     return "goes in circles" not in verdict.seen and bool(re.search(
-        r"[1-9][\d,]* bytes( of this client| are)? unread|gets? no ", verdict.seen))
+        r"[1-9][\d,]* bytes( of this client| are)? unread|gets? no |wait to be ", verdict.seen))
 
 
 def follows(failed, row):

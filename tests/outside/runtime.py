@@ -28,12 +28,14 @@ MAPPED = {  # by the end of a path in /proc/PID/maps
     r"/gevent/\S+\.so": Runtime("gevent", False),
     r"/zope/interface/\S+\.so": Runtime("Twisted", False),
     r"/_asyncio\.\S+\.so": Runtime("asyncio", False),
+    r"/racket[-\w.]*": Runtime("Racket", True),
     r"/libuv\.so[.\d]*": Runtime("libuv", False),
     r"/libevent(_core)?-[-.\d]*so[.\d]*": Runtime("libevent", False),
     r"/libev\.so[.\d]*|/EV/EV\.so": Runtime("libev", False),
 }
 COMPILED = {  # by bytes in the program
     b"\xff Go buildinf:": Runtime("Go", True),
+    b"GHCziEvent": Runtime("GHC", True),
     b"/tokio-": Runtime("Tokio", False),
     b"/mio-": Runtime("mio", False),
     b"5muduo3net": Runtime("muduo", False),
@@ -42,6 +44,9 @@ COMPILED = {  # by bytes in the program
 IMPORTED = {name: Runtime(name, False) for name in ("trio", "curio", "eventlet")}  # no library
 EVENT_LOOPS = {known.name for known in [*MAPPED.values(), *COMPILED.values(), *IMPORTED.values()]
                } - {"Ruby", "PHP"}
+
+# These call accept() themselves, and their users never see what it says.
+ACCEPTING = {"asyncio", "uvloop", "Twisted", "Node", "Deno", "Bun"}
 
 
 def of(pid):

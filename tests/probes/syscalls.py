@@ -10,13 +10,14 @@ import signal
 import socket
 import struct
 
-from tests.outside import kernel
+from tests.outside import kernel, runtime
 from tests.harness import MIB, Fail, Gone, Lesson, NotTried, frame, frames, probe, wait_for
 from tests.probes.leaving import warmed_up
 from tests.outside.shim import SPIN, Shim
 
 BURST = 100  # connections at a time: servers with a queue shorter than this are rare
 ROUNDS = 10
+OF_ACCEPT = "accept() is called by {}, and so are its errors dealt with"
 
 
 class OutOfReach(NotTried):
@@ -254,7 +255,8 @@ def reset_before_accept(stage):
 
 @probe(row=11, title="accept() fails because of one connection; all others are served",
        expect="P P P P P P P", look="accept(2), \"Error handling\": ECONNABORTED, ENETDOWN, EPROTO",
-       hint="these are errors of a connection that is gone: take the next one")
+       hint="these are errors of a connection that is gone: take the next one",
+       of_runtime=OF_ACCEPT, runtimes=runtime.ACCEPTING)
 def accept_fails_once(stage):
     """Every third accept() fails, and nobody else comes to help.
 
@@ -275,7 +277,8 @@ def accept_fails_once(stage):
 
 @probe(row=13, title="accept() finds the system out of memory or files", expect="P P P P P P P",
        look="accept(2): ENFILE, ENOBUFS, ENOMEM; the connection is still in the queue",
-       hint="wait a little, or for the next event; the client has not gone away")
+       hint="wait a little, or for the next event; the client has not gone away",
+       of_runtime=OF_ACCEPT, runtimes=runtime.ACCEPTING)
 def accept_out_of_resources(stage):
     """The accept() for the second client fails, and the one after it. A third comes.
 

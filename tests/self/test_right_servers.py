@@ -18,7 +18,7 @@ from tests import probes
 from tests.learn import check
 from tests.loop import soak
 from tests.outside import kernel, runtime
-from tests.probes import leaving, sharing
+from tests.probes import leaving, sharing, slow
 from tests.self.test_wrong_servers import (MANY_AT_ONCE, ONE_AT_A_TIME, THREAD_EACH, ReadersServer,
                                            script)
 
@@ -269,6 +269,11 @@ class WhatIsNotAsked(RightServer):
             "*sys.argv[1:]], stdout=subprocess.PIPE, text=True)\nprint(inner.stdout.readline(), "
             "end='', flush=True)\ninner.wait()\n", "0", 1)
 
+    def test_some_processes_may_serve_one_client_each(self):
+        text = script(ONE_AT_A_TIME).replace("while True:",
+                                             "os.fork() and os.fork()\nwhile True:", 1)
+        self.assert_right(text, "3", 1, "1,497 of 1,500 wait", "When one leaves, the next one is")
+
     def test_the_kernel_may_hold_much(self):
         text = script(ONE_AT_A_TIME, on_start="os.environ.pop('LD_PRELOAD', None) and "
                       "os.execv(sys.argv[0], sys.argv)")
@@ -293,6 +298,36 @@ class Descriptors(unittest.TestCase):
         for limit, own in (100_000, False), (2, True):
             with self.assertRaises(harness.Fail):
                 self.fail(limit, own)
+
+
+class OfARuntime(ReadersServer):
+    """What some runtimes do, and others leave to their users."""
+
+    def kind(self, runtimes):
+        """Of a probe that always fails, put to a server on asyncio."""
+        path = os.path.join(self.place.name, "mine")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(script(MANY_AT_ONCE, reply="writer.write(data)"))
+        os.chmod(path, 0o755)
+
+        def run(stage):
+            stage.start()
+            raise harness.Fail("no")
+
+        probe = harness.Probe(run, 0, "", "P P P P P P P", "", "", False, "It is {}", runtimes)
+        return harness.run_cell(probe, 1, [path]).kind
+
+    def test_it_is_known_whose_it_is(self):
+        for runtimes, kind in (None, "runtime"), ({"asyncio"}, "runtime"), ({"Node"}, ""):
+            self.assertEqual(self.kind(runtimes), kind)
+
+    def test_a_heap_that_grows_in_steps(self):
+        server = mock.Mock(own=False, memory_kib=lambda _: 17_000)
+        flood = mock.Mock(sent=1, total=2)
+        with mock.patch.object(runtime, "collects", lambda _: True):
+            slow.check_bounded(server, flood, 0)
+        with mock.patch.object(runtime, "collects", lambda _: False):
+            self.assertRaises(harness.Fail, slow.check_bounded, server, flood, 0)
 
 
 class Beginners(ReadersServer):
@@ -383,6 +418,15 @@ class SlowEnd(ReadersServer):
             client.try_receive()
 
         probe = harness.Probe(run, 0, "", "P P P P P P P", "", "", False, "")
+        self.assertIn("exited with status 3", harness.run_cell(probe, 1, [path]).seen)
+
+        def run_on(stage):
+            client = stage.start().connect()
+            client.send(b"x")
+            harness.wait_for(client.server.exited, "its end")
+            client.server.limit_fds()
+
+        probe = harness.Probe(run_on, 0, "", "P P P P P P P", "", "", False, "")
         self.assertIn("exited with status 3", harness.run_cell(probe, 1, [path]).seen)
 
 
