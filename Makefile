@@ -192,7 +192,7 @@ soak: all  ## random clients from a seed against every stage; MINUTES=2
 	@$(PYTHON) -m tests.loop.soak --build $(B) --minutes $(or $(MINUTES),2)
 
 patches:  ## each promise of the library taken away; which test notices
-	@$(PYTHON) -m tests.mutants library
+	@$(PYTHON) -m tests.mutants library --build $(B)
 
 test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests; BUSY=20: beside as many busy processes
 	@$(PYTHON) -m tests.self.run --build $(B) $(if $(BUSY),--busy $(BUSY))

@@ -48,6 +48,12 @@ inline int unread(int fd) {
     return ioctl(fd, FIONREAD, &bytes) == 0 ? bytes : -1;
 }
 
+// Bytes that are sent and not acknowledged yet; -1 if the kernel does not say.
+inline int unacknowledged(int fd) {
+    int bytes = 0;
+    return ioctl(fd, SIOCOUTQ, &bytes) == 0 ? bytes : -1;
+}
+
 enum class Phase : std::uint8_t {
     connecting,  // begun by Loop::connect(), and not up yet
     open,
@@ -65,9 +71,11 @@ struct Edge {
 constexpr Edge edges[] = {
     {Phase::connecting, Phase::open},  // it is up
     {Phase::connecting, Phase::closing},  // the same, behind a close()
-    {Phase::connecting, Phase::over},  // like the others to `over`: an error, abort(), a deadline
+    {Phase::connecting, Phase::over},  // an error, abort(), a deadline, like the others to `over`;
+                                       // or close() with nothing to send
     {Phase::open, Phase::closing},  // close(), or no more input
-    {Phase::open, Phase::over},          {Phase::closing, Phase::lingering},  // all is sent
+    {Phase::open, Phase::over},
+    {Phase::closing, Phase::lingering},  // all is sent
     {Phase::closing, Phase::over},  // or: all is sent, and the peer has finished too
     {Phase::lingering, Phase::over},  // or: the peer has finished
     {Phase::over, Phase::gone},  // on_close(); or on_accept() did not want it
@@ -184,12 +192,15 @@ public:
         held_ = more_ = false;
         in_.clear();
         if (phase_ == Phase::open) enter(Phase::closing);
+        else if (out_.empty()) fail(0);  // not up, and nothing has to wait until it is
     }
 
     void abort() override { fail(ECONNABORTED); }
 
     void deadline(Time from_now) override {
-        deadline_ = from_now == Time{0} ? Time::max() : clock_now() + from_now;
+        Time now = clock_now();
+        bool never = from_now == Time{0} || from_now > Time::max() - now;  // it cannot be counted
+        deadline_ = never ? Time::max() : now + from_now;
     }
 
     int error() const override { return error_; }
@@ -290,6 +301,15 @@ public:
         if (phase_ >= Phase::over) return;
         if (error_ == 0) error_ = error;
         enter(Phase::over);
+    }
+
+    // Once a tick. The kernel asks for more when a third of its buffer is free, which may be over a
+    // megabyte. A slow peer needs longer for that than a deadline lasts, so what it has
+    // acknowledged by now is progress, too.
+    void count_acknowledged() {
+        if (!blocked_) return;
+        int before = std::exchange(in_flight_, unacknowledged(fd()));
+        if (in_flight_ < before) last_progress_ = shared_.now;
     }
 
     void time_out() { fail(phase_ == Phase::lingering ? 0 : ETIMEDOUT); }
@@ -431,11 +451,7 @@ private:
     }
 
     // After stop() we need not wait if nothing is unread or unacknowledged.
-    bool has_arrived() const {
-        int unacknowledged = 1;
-        return unread(fd()) == 0 && ioctl(fd(), SIOCOUTQ, &unacknowledged) == 0 &&
-               unacknowledged == 0;
-    }
+    bool has_arrived() const { return unread(fd()) == 0 && unacknowledged(fd()) == 0; }
 
     // For the first bytes, or for more behind those that are in a small buffer.
     void take_chunk() {
@@ -463,6 +479,7 @@ private:
     Address peer_;
     Fd fd_;
     int error_ = 0;
+    int in_flight_ = 0;  // unacknowledged bytes, at the last tick that looked
     Phase phase_;
     bool closed_ = false;  // by close(), perhaps before it was up
     bool fresh_ = true;  // no message was taken yet

@@ -91,12 +91,12 @@ public:
                          limits.grace, limits.notice}) <= 24h * 366);
         assert(limits.low_water <= limits.high_water && limits.high_water > 0);
         assert(limits.max_input > 0 && limits.max_connections > 0 && limits.max_memory > 0);
+        if (!epoll || !wakeup || !timer || !watch(wakeup.get(), Slot::waker, EPOLLIN) ||
+            !watch(timer.get(), Slot::timer, EPOLLIN))
+            throw std::system_error(errno, std::system_category(), "Loop");
         auto spec = [](Time t) { return timespec{t / 1s, t % 1s / 1ms * 1'000'000}; };
         itimerspec ticks{.it_interval = spec(limits.tick), .it_value = spec(next_tick)};
         timerfd_settime(timer.get(), TFD_TIMER_ABSTIME, &ticks, nullptr);
-        if (!epoll || !wakeup || !watch(wakeup.get(), Slot::waker, EPOLLIN) || !timer ||
-            !watch(timer.get(), Slot::timer, EPOLLIN))
-            throw std::system_error(errno, std::system_category(), "Loop");
     }
 
     // No hook is called, but what is destroyed may be the handler's, and call whatever it likes.
@@ -260,6 +260,7 @@ public:
         next_tick += ((shared.now - next_tick) / limits.tick + 1) * limits.tick;
         for (Listener& listener : listeners) listener.rests = Listener::ready;
         each_conn([this](Connection& conn) {
+            conn.count_acknowledged();
             if (conn.overdue(shared.now)) look_again();
             if (stage == Stage::draining) conn.touch();  // what it was sent may have arrived
         });

@@ -23,7 +23,8 @@
 // connection, its own included.
 //
 // Everything belongs to the thread that calls run(), except stop() and post(). Nothing blocks.
-// An exception that leaves a hook is said on stderr and ends the connection that it was called for.
+// An exception that leaves a hook is said on stderr and ends the connection that it was called for,
+// or removes the descriptor.
 
 #pragma once
 
@@ -46,7 +47,8 @@ class Handler {
 public:
     virtual ~Handler() = default;
 
-    // A client has connected: the first call for `conn`. False closes it, without an on_close().
+    // A client has connected: the first call for `conn`. False, or an exception, ends it without an
+    // on_close(), and without what was written. (For a last word: write(), close() and true.)
     virtual bool on_accept(Conn&) { return true; }
 
     // A connection that Loop::connect() began is up.
@@ -76,24 +78,28 @@ public:
 struct Limits {
     using ms = std::chrono::milliseconds;
 
+    // All are more than 0, but for low_water, idle, grace and notice, and no time is more than a
+    // year. A program that asks for anything else is ended by the constructor.
+
     // Bytes per connection that may wait to be sent. From high_water on, no input of that client is
     // read or offered until at most low_water are left. One write() may go beyond.
     std::size_t high_water = 1 << 20;
     std::size_t low_water = 256 << 10;
 
     std::size_t max_input = (1 << 20) + 4096;  // bytes of one message; EMSGSIZE beyond
-    std::size_t max_connections = 1'000'000;  // others wait in the accept queue
+    std::size_t max_connections = 1'000'000;  // others wait in the accept queue; no connect() does
 
     // Bytes that all connections together may hold. Beyond, the one that holds the most is ended
     // with ENOBUFS, and then the next.
     std::size_t max_memory = std::size_t{1} << 30;
 
     // Deadlines are looked at once a tick, and end a connection with ETIMEDOUT, if it is silent
-    // when everything that had come by then was read. At most a year.
+    // when everything that had come by then was read. What its client has acknowledged in that
+    // time counts as sent.
     ms tick{1000};
     ms idle{0};  // without a message taken or a byte sent; 0: for ever
     ms connect{10'000};  // for a connect() to succeed or fail
-    ms drain{5'000};  // for a closing connection without progress, and for all after stop()
+    ms drain{5'000};  // for a closing connection without a byte sent, and for all after stop()
     ms linger{30'000};  // for a closed connection whose peer goes on sending, in all
     ms grace{1'000};  // after stop(), for a message that has begun, or the first of a new client
     ms notice{0};  // from on_stop() until the listeners are closed
@@ -103,7 +109,7 @@ struct Limits {
 class Conn {
 public:
     // What was received and is not consumed yet. Empty while the loop holds back input: after a
-    // consume() with more unsent than Limits::high_water, after hold(), close() and abort(). So a
+    // consume() with Limits::high_water or more unsent, after hold(), close() and abort(). So a
     // loop over the messages in it ends by itself. Valid until consume() or until the hook returns.
     virtual std::string_view input() const = 0;
     virtual void consume(std::size_t n) = 0;
@@ -116,17 +122,19 @@ public:
 
     // An answer is being made elsewhere. Until release() the loop offers no input of this client,
     // and neither its idle deadline nor the end of its input closes the connection. A reset does,
-    // at once: on_close() is the place to cancel that answer.
+    // at once: on_close() is the place to cancel that answer. One release() ends all holds.
     virtual void hold() = 0;
     virtual void release() = 0;
 
-    // Close when all that was written has been sent. Input is thrown away from now on.
+    // Close when all that was written has been sent. Input is thrown away from now on. on_close()
+    // comes when the peer has closed too, or Limits::drain or linger is over.
     virtual void close() = 0;
 
     // Close in this turn. The peer sees a reset, so that a cut answer cannot look like a whole one.
     virtual void abort() = 0;
 
-    // End it with ETIMEDOUT once so much time has passed, whatever it does until then; 0: never.
+    // End it with ETIMEDOUT once so much time has passed, whatever it does until then, and though
+    // it is held; 0: never.
     // Called again, it counts anew. For a message, say, that must be whole within a minute.
     virtual void deadline(std::chrono::milliseconds from_now) = 0;
 
@@ -156,12 +164,13 @@ public:
     // by fork() may destroy its copy, which does nothing to its parent, and may not run it.
     ~Loop();
 
-    // Serve those who connect to `listener`. False, with errno, if it does not listen (EINVAL) or
-    // cannot be watched.
+    // Serve those who connect to `listener`. False, with errno, if it does not listen (EINVAL), if
+    // it cannot be watched, or after a stop(), as in connect().
     bool listen(Fd listener);
 
     // Begin a connection. on_connect() follows, or on_close() with the error. Writing to it may
-    // begin at once. nullptr, with errno and no further call, when no socket could be made.
+    // begin at once. nullptr, with errno and no further call, when no socket could be made, or
+    // (ECANCELED) when the listeners are closed after a stop().
     Conn* connect(const Address& to);
 
     // Call on_fd() when `fd` is ready for `events` (EPOLLIN, EPOLLOUT); again, to change the
@@ -173,7 +182,8 @@ public:
     bool add_fd(int fd, std::uint32_t events);
     void remove_fd(int fd);
 
-    // The connection with this id, or nullptr if it is over.
+    // The connection with this id, or nullptr once its on_close() has returned. Those that are in
+    // their on_close() are not counted any more.
     Conn* conn(std::uint64_t id) const;
     std::size_t connections() const;
 

@@ -15,13 +15,15 @@ the block says so, which no reader sees:
 Its steps begin with the number of a terminal, and are separated by semicolons or stand on lines of
 their own:
 
-    2 $ COMMAND      type a command; where the last one still runs, Ctrl-C comes first
+    2 $ COMMAND      type a command; where the last one still runs, Ctrl-C comes first. It must end,
+                     unless a step that is no `$` comes next, here or for this terminal
     2 $              type the next command of the block below, and with the last such step all that
                      are left
     2 types TEXT     type a line to the program
     2 shows REGEX    it prints this; the program may go on
     2 shows          it prints the lines of the block below, in this order
     2 listens 9002   it is a server, and has begun to listen
+    2 in poll        a program sleeps in this system call
     2 silent         all programs are asleep, and nothing more was printed
     2 ends 3         it has come to its end, with this status (0 if none is given)
     2 ^C             press Ctrl-C
@@ -40,6 +42,7 @@ or whose cases are, are left to these suites (SUITES).
 import argparse
 import collections
 import contextlib
+import os
 import pathlib
 import re
 import shlex
@@ -73,11 +76,8 @@ SHORT = {
 # Who else runs a command: a suite of `make test`, or a part of `make lint`.
 SUITES = {
     r"(?:time )?make check-\d": "matrix",
-    r"make break-\d": "mutants",
     r"make patches": "mutants",
     r"python3 -m tests\.mutants [a-z]": "mutants",
-    r"make build-\d": "test_learn",
-    r"make build/unit": "unit",
     r"make soak": "test_soak",
     r"make fuzz": "fuzz corpus",
     r"make test": "all suites",
@@ -89,7 +89,8 @@ PACKAGES = {"nc": "netcat-openbsd", "strace": "strace", "curl": "curl", "ss": "i
 Step = collections.namedtuple("Step", "terminal verb text")
 Item = collections.namedtuple("Item", "line kind text steps")  # a block's kind is its language
 Command = collections.namedtuple("Command", "text prints shows", defaults=[None, None])
-STEP = re.compile(r"(\d) (\$|types|shows|listens|silent|ends|not:|\^[A-Z]|writes)(?: (.*))?$")
+TERMINALS = re.compile(r"^About \d+ minutes\. You need [^.]*?(two|three|four) terminals", re.M)
+STEP = re.compile(r"(\d) (\$|types|shows|listens|in|silent|ends|not:|\^[A-Z]|writes)(?: (.*))?$")
 ITEM = re.compile(r"""
     (?P<comment> <!--\ (?P<about>.*?) \s*--> )
   | (?P<fence> ^``` (?P<language>\w*) \n (?P<fenced>.*?) ^```$ )
@@ -187,12 +188,14 @@ class Reader:
 
     def play(self, text):
         """One page. Raises Fail, with the line."""
-        line = 0
+        line, named = 0, TERMINALS.search(text)
         try:
             for line, kind, block, steps in items(text):
                 if kind == "span":
                     steps = [Step(ASIDE, "$", block)] if AT_ONCE.fullmatch(block) else []
                 self.follow(steps, block)
+            if named and max(self.desk.terminals) > ("two", "three", "four").index(named[1]) + 2:
+                raise ValueError(f"{max(self.desk.terminals)} terminals, and not {named[1]}")
         except (harness.Fail, ValueError) as problem:
             raise harness.Fail(f"line {line}: {said(problem)}") from problem
         finally:
@@ -207,7 +210,8 @@ class Reader:
                 last = at == here[-1] if here else False
                 todo = [Command(text)] if text else left if last else [left.pop(0)]
                 then = [step.verb for step in steps[at + 1:] if step.terminal == number]
-                stays = then and then[0] != "$"
+                stays = [verb for verb in then[:1] + [s.verb for s in steps[at + 1:at + 2]]
+                         if verb != "$"]
                 for command in todo:
                     self.type(number, command, stays and command is todo[-1])
             elif verb == "writes":
@@ -218,6 +222,8 @@ class Reader:
                 self.desk[number].type(text + "\n")
             elif verb == "ends":
                 self.desk.ends(number, int(text or 0))
+            elif verb == "in":
+                self.desk.sleeps_in(number, text)
             elif verb == "listens":
                 self.desk.listens(number, int(text))
             elif verb == "silent":
@@ -262,7 +268,7 @@ def literally(line):
 def without_dates(text):
     """The reader's clock is another one. The pages say so."""
     text = re.sub(r"^Date: \w+, \d+ \w+ \d+ [\d:]+ GMT$", "Date: ...", text, flags=re.M)
-    return [line.rstrip() for line in text.strip().splitlines()]
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
 def said(problem):
@@ -321,23 +327,30 @@ class Index:
         return word in self.targets or re.sub(r"-(\d|N)$", "-%", word) in self.targets
 
     def wrong_program(self, program, arguments):
-        """A program that make builds has these options. Others are a reader's own."""
-        done = subprocess.run(["make", "-s", program], cwd=self.folder, capture_output=True,
-                              encoding="utf-8", check=False)
-        if "No rule to make target" in done.stderr:
+        """A program that make has built has these options. Others are a reader's own."""
+        done = subprocess.run(["make", "-rn", program], cwd=self.folder, capture_output=True,
+                              encoding="utf-8", check=False, env={**os.environ, "LC_ALL": "C"})
+        if re.search("No rule to make|Nothing to be done", done.stdout + done.stderr):
             return []
-        return self.wrong_options(f"./{program}", arguments)
+        self.found += 1
+        built = (self.folder / program).exists()
+        return self.wrong_options(f"./{program}", arguments) if built else []
 
     def wrong_script(self, command, path, arguments):
         """A script is in the repository, and has these options."""
         found = [self.folder / (path + end) for end in ("", ".py", "/__main__.py")]
-        return self.judged(any(file.is_file() for file in found), f"{command}: no such script") \
-            or self.wrong_options(command, arguments)
+        if problem := self.judged(any(f.is_file() for f in found), f"{command}: no such script"):
+            return problem
+        if command.endswith("tests.mutants"):
+            return [problem for word in arguments if re.match("[a-z-]+$", word) for problem in
+                    self.judged(list(self.folder.glob(f"tests/mutants/**/{word}.patch")) or
+                                word == "library", f"no mutant {word}")]
+        return self.wrong_options(command, arguments)
 
     def wrong_options(self, command, arguments):
         """Its --help names these options."""
         options = [word.split("=")[0] for word in arguments if re.match(r"--[a-z]", word)]
-        if not options or command.endswith("/unit"):
+        if not options:
             return []
         if command not in self.helps:
             done = subprocess.run([*command.split(), "--help"], cwd=self.folder, encoding="utf-8",
@@ -378,6 +391,12 @@ def fresh_copy(place):
         if (ROOT / name).exists():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, place / name, follow_symlinks=False)
+
+
+def headers(folder):
+    """Files that a reader was told to make and that `-I.` puts before the library's headers."""
+    return [path.name for path in folder.iterdir() if path.is_file() and "." not in path.name
+            and list(pathlib.Path("/usr/include/c++").glob(f"*/{path.name}"))]
 
 
 def missing(text):
@@ -454,8 +473,10 @@ class Book:
         self.passed += reader.typed - len(problem)
         self.skipped += len(reader.skipped)
         others = ", ".join(f"{count} to {suite}" for suite, count in reader.left.items())
-        self.out("; ".join([f"{page}: {reader.typed} typed", *([f"left {others}"] if others else []),
-                            *(f"not typed: {reason}" for reason in reader.skipped)]))
+        left = [f"left {others}"] if others else []
+        left += [f"not typed: {reason}" for reason in reader.skipped]
+        self.out("; ".join([f"{page}: {reader.typed} typed", *left]))
+        problem += [f"{page}: {name} hides the header <{name}> of C++" for name in headers(folder)]
         return problem
 
     def looked_up(self, page, index):

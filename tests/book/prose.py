@@ -30,6 +30,9 @@ A chapter marks a place, and this script fills it:
     ... what becomes of stage 4 without a line, from the heads of the patches in its mutants/ ...
     <!-- /mutants -->
 
+The README's table of the stages has the lines of each server.cpp, and the minutes that the chapters
+ask for.
+
 `make prose` writes, `make lint` and `make test` check. Links inside the repository are checked too.
 """
 
@@ -48,6 +51,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- (code|diff|output|measured) (.+?) -->\n```\w*\n)(.*?)(^```$)",
                    re.M | re.S)
 MUTANTS = re.compile(r"(<!-- mutants (\d) -->\n).*?(<!-- /mutants -->)", re.S)
+STAGE = re.compile(r"^(\| \[(0\d-[\w-]+)\]\(.*\| )\d+ \| \d+ min \|$", re.M)
+SITTINGS = ("README.md", "LIFE.md", "AROUND.md")  # the pages of a chapter that take its time
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -127,6 +132,17 @@ def mutants(number):
     return "\n".join(lines) + "\n"
 
 
+def effort(folder):
+    """How many lines a stage has, and how many minutes its chapter takes."""
+    lines = (ROOT / folder / "server.cpp").read_text(encoding="utf-8").count("\n")
+    pages = [page.read_text(encoding="utf-8") for name in SITTINGS
+             if (page := ROOT / folder / name).exists()]
+    minutes = [re.search(r"^About (\d+) minutes", page, re.M) for page in pages]
+    if not all(minutes):
+        raise ValueError(f"{folder}: a page does not say how many minutes it takes")
+    return f"{lines} | {sum(int(match[1]) for match in minutes)} min |"
+
+
 def filled(text):
     """The chapter's text with every marked block made anew."""
     make = {"code": code, "diff": diff, "output": output, "measured": measured}
@@ -138,6 +154,7 @@ def filled(text):
         body = "\n".join(make[match[2]](match[3])) + "\n"
         return match[1] + body + match[5]
 
+    text = STAGE.sub(lambda match: match[1] + effort(match[2]), text)
     text = MUTANTS.sub(lambda match: match[1] + mutants(match[2]) + match[3], text)
     return BLOCK.sub(fill, text)
 

@@ -41,6 +41,7 @@ class Terminal:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         settings = termios.tcgetattr(0)
         settings[3] &= ~termios.ECHO
+        settings[3] |= termios.NOFLSH  # else Ctrl-C could discard the prompt that follows it
         termios.tcsetattr(0, termios.TCSANOW, settings)
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -157,6 +158,15 @@ class Desk:
             return port in [listening for listening, *_ in kernel.listeners()]
 
         self.look(found, f"a server on port {port}")
+
+    def sleeps_in(self, number, name):
+        """A program in this window must come to sleep in this system call."""
+        def found():
+            pids = kernel.descendants(self[number].pid)
+            calls = [kernel.blocked_call(pid, tid) for pid in pids for tid in kernel.threads(pid)]
+            return any(call and call[0] == name for call in calls)
+
+        self.look(found, f"a program that sleeps in {name}()")
 
     def silent(self, number):
         """All programs are asleep, and this window shows nothing new."""

@@ -34,7 +34,8 @@ def run_probe(the_probe, stage):
 
     def of_runtime(seen):
         """The verdict if it is an event loop that has failed, and not its user; else None."""
-        if name := the_probe.of_runtime and stage.event_loop():
+        name = the_probe.of_runtime and stage.event_loop()
+        if name and (the_probe.runtimes is None or name in the_probe.runtimes):
             return verdict("L", "runtime",
                            f"{seen.rstrip('.')}. {the_probe.of_runtime.format(name)}")
         return None
@@ -68,12 +69,13 @@ def run_probe(the_probe, stage):
         return failed(fail)
     except Fail as fail:
         return failed(fail)
-    except Gone as gone:
+    except (Gone, ProcessLookupError) as gone:
         try:
             stage.finish()  # it may be about to end
         except Fail as fail:
             return failed(fail)
-        return failed(Fail(f"the connection ended ({gone.how}); {stage.servers[-1].describe()}",
+        how = gone.how if isinstance(gone, Gone) else gone.strerror
+        return failed(Fail(f"the connection ended ({how}); {stage.servers[-1].describe()}",
                            expected="the connection lasts"))
     except Exception as error:  # a fault of the probe itself must be seen, too
         line = error.__traceback__

@@ -156,7 +156,7 @@ class Server:
             wait_for(lambda: writes() or self._silent_but_listening(), "", self, failsafe=10)
         except Fail:
             pass  # what is wrong with it will be said elsewhere
-        self.early = writes() and not kernel.listening_ports(kernel.socket_inodes(self.pid))
+        self.early = writes() and not self._ports()
         while filler:
             filler -= len(os.read(self.out, filler))
 
@@ -196,13 +196,18 @@ class Server:
         """Does it sleep in a call that waits for clients, although it has not said where?"""
         calls = kernel.blocked_calls(self.pid)
         waiting = calls and all(name not in kernel.SENDING for name, _ in calls)
-        return waiting and kernel.listening_ports(kernel.socket_inodes(self.pid))
+        return waiting and self._ports()
+
+    def _ports(self):
+        """On which ports does it listen? Behind a wrapper script a child does it."""
+        family = [self.process.pid, *kernel.descendants(self.process.pid)]
+        return kernel.listening_ports(set().union(*map(kernel.socket_inodes, family)))
 
     def _why_no_line(self):
         if b"\n" in self.stdout:
             last = self.stdout.rpartition(b"\n")[0].rpartition(b"\n")[2]
             return f"the line {last.decode(errors='replace')!r}; {self.describe()}"
-        ports = kernel.listening_ports(kernel.socket_inodes(self.pid))
+        ports = self._ports()
         if ports:
             return (f"it listens on port {ports[0]}, {self.describe()}, but that line has not come "
                     "(a pipe is buffered: flush stdout after the line)")
@@ -309,7 +314,8 @@ class Server:
         """(what to look at, what to write) after its end, by the signal that ended it."""
         code = self.process.returncode
         if code > 0 and re.search(r"(?i)unicode|utf-?8|codec|encoding", self.last_words()):
-            return "recv(2): it returns bytes, which may be no text", "send back what came, as it is"
+            return ("recv(2): it returns bytes, which may be no text",
+                    "send back what came, as it is")
         number = -code if code < 0 else code - 128  # a shell that has run it adds 128
         return DEATHS.get(number, (ENDED, "") if code >= 0 else (f"signal(7): who sends "
                                    f"{kernel.signal_name(-code)}", ""))

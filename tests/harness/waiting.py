@@ -77,7 +77,7 @@ def wait_for(condition, what, server=None, failsafe=FAILSAFE):
                        f"{server.describe()}{server.said()}", expected=what)
         deadline = deadline or Deadline(failsafe, *(server.pids if server else []))
         if deadline.passed():
-            raise Fail(f"not within {failsafe:.0f} s" + (f"; {server.describe()}" if server else ""),
-                       expected=what)
+            does = f"; {server.describe()}" if server else ""
+            raise Fail(f"not within {failsafe:.0f} s{does}", expected=what)
         time.sleep(pause)  # lets others run; no verdict depends on how long
         pause = min(pause * 1.5, 0.02)

@@ -91,6 +91,8 @@ def failure(probe, number, verdict, before):
             indented("received", problem)
     same, first = same_before(verdict, before), first_before(probe, verdict, before)
     says = [("received", problem)]
+    if first and first.row == 0:  # all the rest may follow from that, and need not be long
+        return text + indented("received", problem) + indented("mend first", "row 0")
     if not same:
         says = [("sent", verdict.sent), ("expected", verdict.expected), *says]
     if verdict.look not in [its.look for _, its in before]:
@@ -137,7 +139,7 @@ def manner(verdict):
 def waits(verdict):
     """Did it leave a client alone, whose bytes were there? (And was not busy with others.)"""
     return "goes in circles" not in verdict.seen and bool(re.search(
-        r"[1-9][\d,]* bytes( of this client| are)? unread|gets? no ", verdict.seen))
+        r"[1-9][\d,]* bytes( of this client| are)? unread|gets? no |wait to be ", verdict.seen))
 
 
 def follows(failed, row):

@@ -21,7 +21,7 @@ import time
 
 from tests.harness import runner
 from tests.machines import enter
-from tests.machines.run import Result, judge, table, write
+from tests.machines.run import Result, cell, judge, table, write
 
 USER = 1000
 QUICK = {
@@ -116,6 +116,13 @@ def commands_of(root, options):
         yield name, f"cd {course} && {({**QUICK, **FULL})[name]}", USER
 
 
+def compiler_table(results):
+    """A line for each compiler."""
+    rows = [f"| {name} | {machine.partition(':')[0]} | {cell(result)} |\n"
+            for (machine, name), result in results.items()]
+    return "| compiler | release | result |\n|---|---|---|\n" + "".join(rows)
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("release", nargs="*", default=list(COMPILERS))
@@ -150,7 +157,10 @@ def main():
             results[machine, name] = Result(outcome, text, seconds)
             print(f"{outcome:7} {release:9} {name:8} {seconds:4.0f} s  {text}", flush=True)
     if options.write:
-        write("compilers" if options.compilers else "roots", table(results))
+        if options.compilers:
+            write("compilers", compiler_table(results))
+        else:
+            write("roots", table(results))
     print(f"{len(results) - failed} passed, {failed} failed")
     return 1 if failed else 0
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 
@@ -161,11 +162,18 @@ class Workshop:
 
 
 def make(*arguments):
-    """Run make, as if it were not run by another one."""
+    """Run make, as if it were not run by another one, and say so if it has much to do."""
     environment = {key: value for key, value in os.environ.items()
                    if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    done = subprocess.run(["make", "--silent", *arguments], cwd=ROOT, env=environment,
-                          capture_output=True, encoding="utf-8", errors="replace")
+
+    def run(*options):
+        return subprocess.run(["make", *options, *arguments], cwd=ROOT, env=environment,
+                              capture_output=True, encoding="utf-8", errors="replace")
+
+    if run("--question").returncode == 0:
+        return
+    print("First make compiles what no mutant changes ...", file=sys.stderr, flush=True)
+    done = run("--silent")
     if done.returncode != 0:
         raise SystemExit("what the mutants are made of does not build:\n" + done.stderr[:2000])
 

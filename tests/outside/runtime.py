@@ -1,7 +1,7 @@
 """Which runtime a server runs on, if any: that part of it was not written by its author.
 
-A runtime is known by the libraries that its process has mapped, by the name of the program, or by
-what compilers leave in it.
+A runtime is known by the libraries that its process has mapped, by the name of the program, by what
+compilers leave in it, or by what a script imports.
 """
 
 import collections
@@ -28,18 +28,25 @@ MAPPED = {  # by the end of a path in /proc/PID/maps
     r"/gevent/\S+\.so": Runtime("gevent", False),
     r"/zope/interface/\S+\.so": Runtime("Twisted", False),
     r"/_asyncio\.\S+\.so": Runtime("asyncio", False),
+    r"/racket[-\w.]*": Runtime("Racket", True),
     r"/libuv\.so[.\d]*": Runtime("libuv", False),
     r"/libevent(_core)?-[-.\d]*so[.\d]*": Runtime("libevent", False),
     r"/libev\.so[.\d]*|/EV/EV\.so": Runtime("libev", False),
 }
 COMPILED = {  # by bytes in the program
     b"\xff Go buildinf:": Runtime("Go", True),
+    b"GHCziEvent": Runtime("GHC", True),
     b"/tokio-": Runtime("Tokio", False),
     b"/mio-": Runtime("mio", False),
     b"5muduo3net": Runtime("muduo", False),
     b"4asio6detail": Runtime("Asio", False),
 }
-EVENT_LOOPS = {known.name for known in [*MAPPED.values(), *COMPILED.values()]} - {"Ruby", "PHP"}
+IMPORTED = {name: Runtime(name, False) for name in ("trio", "curio", "eventlet")}  # no library
+EVENT_LOOPS = {known.name for known in [*MAPPED.values(), *COMPILED.values(), *IMPORTED.values()]
+               } - {"Ruby", "PHP"}
+
+# These call accept() themselves, and their users never see what it says.
+ACCEPTING = {"asyncio", "uvloop", "Twisted", "Node", "Deno", "Bun"}
 
 
 def of(pid):
@@ -49,7 +56,7 @@ def of(pid):
     for pattern, runtime in MAPPED.items():
         if any(re.search(f"(?:{pattern})$", path) for path in paths):
             return runtime
-    return compiled_in(f"/proc/{pid}/exe")
+    return compiled_in(f"/proc/{pid}/exe") or imported(pid)
 
 
 def compiled_in(path):
@@ -61,6 +68,17 @@ def compiled_in(path):
                          if program.find(mark) != -1), None)
     except (OSError, ValueError):
         return None
+
+
+def imported(pid):
+    """The event loop in Python that the script of a process imports, or None."""
+    for path in kernel.read_file(f"/proc/{pid}/cmdline").split("\0")[1:2]:
+        path = path if path.startswith("/") else f"/proc/{pid}/cwd/{path}"
+        found = re.search(rf"^\s*(?:import|from) (?:.*[ ,])?({'|'.join(IMPORTED)})\b",
+                          kernel.read_file(path), re.MULTILINE)
+        if found:
+            return IMPORTED[found.group(1)]
+    return None
 
 
 def name(pid):

@@ -89,6 +89,8 @@ class Shim:
             "SHIM_COUNTERS": f"{ours}/{self.file}",
             # A server built with -fsanitize=address wants its own library to be the first.
             "ASAN_OPTIONS": "verify_asan_link_order=0:" + os.environ.get("ASAN_OPTIONS", ""),
+            # Erlang writes megabytes into its directory when SIGUSR1 ends it.
+            "ERL_CRASH_DUMP_BYTES": "0",
         }
 
     def env(self):

@@ -6,12 +6,12 @@ import resource
 import socket
 import subprocess
 
-from tests.outside import kernel
+from tests.outside import kernel, runtime
 from tests.harness import (KIB, MIB, SAN, Fail, Gone, Lesson, NotTried, die_with_parent, frame,
                            frames, plug, probe, wait_for)
 from tests.probes.exhausted import ENOUGH_MS, quiet
 from tests.probes.sharing import ended
-from tests.probes.syscalls import SPIN, check_calls, start
+from tests.probes.syscalls import OF_ACCEPT, SPIN, check_calls, start
 
 PIDFD_GETFD = 438  # pidfd_getfd(2), in all architectures
 ASK = frame(b"still there?")
@@ -67,7 +67,7 @@ def take(pid, fd):
        expect="P L:spins L:spins L:spins P P P",
        look="accept(2): EINVAL, \"Error handling\"",
        hint="only EINTR and the errors of one connection may be tried again at once",
-       of_runtime="accept() is called by {}, and so are its errors dealt with")
+       of_runtime=OF_ACCEPT, runtimes=runtime.ACCEPTING)
 def listener_fails(stage):
     """From now on accept() fails with EINVAL. The client that is connected must not notice."""
     server = stage.start()

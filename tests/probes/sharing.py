@@ -198,15 +198,20 @@ def fifteen_hundred(stage):
 
 
 def only_one(server, clients):
-    """Nobody but the first is served: the others wait in the kernel's queue."""
+    """Nobody but the first is served: the others wait in the kernel's queue.
+
+    A reader's server may have some processes or threads, each of which serves one.
+    """
     waiting = sum(not client.accepted() for client in clients)
     seen = f"{waiting:,} of {len(clients):,} wait to be accepted while {server.describe()}"
-    if waiting != len(clients) - 1:
+    served = len(clients) - waiting
+    if served != 1 and (server.own or not 1 <= served < 100):
         raise Fail(seen, expected="an answer to each")
-    clients[0].expect(frame(b"client 0"))
+    for i, client in enumerate(clients[:served]):
+        client.expect(frame(b"client %d" % i))
     clients[0].close()
-    clients[1].expect(frame(b"client 1"))
-    raise Lesson(f"{seen}. When it leaves, the next one is served", "one")
+    clients[served].expect(frame(b"client %d" % served))
+    raise Lesson(f"{seen}. When one leaves, the next one is served", "one")
 
 
 def cost(server, active):

@@ -2,7 +2,7 @@
 
 import time
 
-from tests.outside import kernel
+from tests.outside import kernel, runtime
 from tests.harness import MIB, Fail, Gone, Lesson, frame, probe, wait_for
 from tests.probes.flood import Flood, finish_dropped
 
@@ -63,11 +63,13 @@ def thaw(server, flood, other):
 def check_bounded(server, flood, memory):
     """A server that buffers must stop somewhere."""
     grown = server.memory_kib("VmHWM") - memory
-    if flood.sent >= flood.total or grown > MEMORY_KIB:
+    # A heap that is collected late grows in steps, some of them of 16 MiB (Netty's).
+    most = MEMORY_KIB * (4 if not server.own and runtime.collects(server.pid) else 1)
+    if flood.sent >= flood.total or grown > most:
         raise Fail(f"it took {flood.sent:,} bytes, and its memory grew by {grown:,} KiB",
                    sent=f"{flood.sent:,} bytes, of which nothing was read",
                    expected=f"it stops reading; less than {MOST // MIB} MB, "
-                            f"{MEMORY_KIB // 1024} MiB of memory")
+                            f"{most // 1024} MiB of memory")
 
 
 class Waiters:

@@ -10,13 +10,14 @@ import signal
 import socket
 import struct
 
-from tests.outside import kernel
+from tests.outside import kernel, runtime
 from tests.harness import MIB, Fail, Gone, Lesson, NotTried, frame, frames, probe, wait_for
 from tests.probes.leaving import warmed_up
 from tests.outside.shim import SPIN, Shim
 
 BURST = 100  # connections at a time: servers with a queue shorter than this are rare
 ROUNDS = 10
+OF_ACCEPT = "accept() is called by {}, and so are its errors dealt with"
 
 
 class OutOfReach(NotTried):
@@ -178,13 +179,23 @@ def exchange_rest(client, data, sent, storm):
        hint="every call that can sleep can fail with EINTR; go round and make it again")
 def storm_of_signals(stage):
     """Signals while it waits for clients, for bytes, and for one who does not read."""
-    own_use = OutOfReach("the runtime has a use of its own for SIGUSR1")
-    if not stage.own and heeds(stage, signal.SIGUSR1):
-        raise own_use  # Erlang ends, Node starts a debugger
     server, shim = start(stage, "SIGUSR1")
-    storm = Storm(server, shim)
-    if not stage.own and not storm.reaches():
-        raise own_use
+    storm, own_use = Storm(server, shim), OutOfReach("the runtime has a use of its own for SIGUSR1")
+    if stage.own:
+        return endure(stage, server, storm)
+    if not storm.reaches():
+        raise own_use  # Node starts a debugger
+    try:
+        endure(stage, server, storm)
+    except (Fail, Gone):
+        server.come_to_rest()
+        if server.exited() and heeds(stage, signal.SIGUSR1):
+            raise own_use from None  # Erlang ends
+        raise
+
+
+def endure(stage, server, storm):
+    """Signals, while clients come, talk and do not read."""
     storm.blow(50)
     client = server.connect(rcvbuf=64 * 1024)
     for _ in range(20):
@@ -199,7 +210,7 @@ def storm_of_signals(stage):
         sent = send_until_full(client, data, storm)
     storm.blow(50)
     exchange_rest(client, data, sent, storm)
-    calls = [call for call in ("accept", "recv", "send", "wait") if shim[call].interrupted]
+    calls = [call for call in ("accept", "recv", "send", "wait") if storm.shim[call].interrupted]
     if stage.own and not calls:
         raise Fail("no call was interrupted", expected="EINTR in the call that it sleeps in")
     stage.note(f"{storm.sent} signals; EINTR in {', '.join(calls)}")
@@ -244,7 +255,8 @@ def reset_before_accept(stage):
 
 @probe(row=11, title="accept() fails because of one connection; all others are served",
        expect="P P P P P P P", look="accept(2), \"Error handling\": ECONNABORTED, ENETDOWN, EPROTO",
-       hint="these are errors of a connection that is gone: take the next one")
+       hint="these are errors of a connection that is gone: take the next one",
+       of_runtime=OF_ACCEPT, runtimes=runtime.ACCEPTING)
 def accept_fails_once(stage):
     """Every third accept() fails, and nobody else comes to help.
 
@@ -265,7 +277,8 @@ def accept_fails_once(stage):
 
 @probe(row=13, title="accept() finds the system out of memory or files", expect="P P P P P P P",
        look="accept(2): ENFILE, ENOBUFS, ENOMEM; the connection is still in the queue",
-       hint="wait a little, or for the next event; the client has not gone away")
+       hint="wait a little, or for the next event; the client has not gone away",
+       of_runtime=OF_ACCEPT, runtimes=runtime.ACCEPTING)
 def accept_out_of_resources(stage):
     """The accept() for the second client fails, and the one after it. A third comes.
 

@@ -40,6 +40,7 @@ LAST_WORDS = 10.0  # seconds for the tracebacks of one that does
 # Suites whose result does not depend on SAN, and what they build.
 SAME_WITH_SAN = {
     "prose": "nothing",
+    "commands": "a copy of its own, as a reader does",
     "fuzz corpus": "its own programs, always with address,undefined",
     "mutants": "its own servers and tests, wrong ones, each with what it needs",
     "test_solutions": "its own servers",
@@ -60,6 +61,7 @@ def suites(build):
         *((path.stem, PYTHON + ["-m", "unittest", ".".join(path.relative_to(ROOT).parts)[:-3]])
           for path in scripts),
         ("fuzz corpus", PYTHON + ["-m", "tests.loop.fuzz", "--replay", "--build", build]),
+        ("commands", PYTHON + ["-m", "tests.book.commands"]),
         ("unit", [f"{build}/unit"]),
         ("prose", PYTHON + ["-m", "tests.book.prose"]),
         ("sim", [f"{build}/sim"]),

@@ -7,7 +7,9 @@ import os
 import resource
 import shutil
 import socket
+import subprocess
 import sys
+import tempfile
 import unittest
 from unittest import mock
 
@@ -16,7 +18,7 @@ from tests import probes
 from tests.learn import check
 from tests.loop import soak
 from tests.outside import kernel, runtime
-from tests.probes import leaving, sharing
+from tests.probes import leaving, sharing, slow
 from tests.self.test_wrong_servers import (MANY_AT_ONCE, ONE_AT_A_TIME, THREAD_EACH, ReadersServer,
                                            script)
 
@@ -238,7 +240,8 @@ class WhatIsNotAsked(RightServer):
     def test_who_waits_at_its_end_for_one_that_does_not_read(self):
         text = script(ONE_AT_A_TIME, on_start="stop, busy = [], []; signal.signal(signal.SIGTERM, "
                       "lambda *_: stop.append(1) if busy else os._exit(0))",
-                      reply="busy.append(1); client.sendall(data); busy.pop(); stop and os._exit(0)")
+                      reply="busy.append(1); client.sendall(data); busy.pop(); "
+                      "stop and os._exit(0)")
         self.assert_right(text, "28", 1, "SIGTERM does not end it")
 
     def test_a_process_for_each_client_is_not_multiplied_by_thousands(self):
@@ -255,6 +258,21 @@ class WhatIsNotAsked(RightServer):
             "    total = 0\n", "    client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)\n"
             "    total = 0\n")
         self.assert_right(text, "17", 1)
+
+    def test_who_has_started_it_may_say_the_line(self):
+        inner = os.path.join(self.place.name, "inner")
+        with open(inner, "w", encoding="utf-8") as file:
+            file.write(script(ONE_AT_A_TIME))
+        os.chmod(inner, 0o755)
+        self.assert_right(
+            f"#!{sys.executable}\nimport subprocess, sys\ninner = subprocess.Popen([{inner!r}, "
+            "*sys.argv[1:]], stdout=subprocess.PIPE, text=True)\nprint(inner.stdout.readline(), "
+            "end='', flush=True)\ninner.wait()\n", "0", 1)
+
+    def test_some_processes_may_serve_one_client_each(self):
+        text = script(ONE_AT_A_TIME).replace("while True:",
+                                             "os.fork() and os.fork()\nwhile True:", 1)
+        self.assert_right(text, "3", 1, "1,497 of 1,500 wait", "When one leaves, the next one is")
 
     def test_the_kernel_may_hold_much(self):
         text = script(ONE_AT_A_TIME, on_start="os.environ.pop('LD_PRELOAD', None) and "
@@ -280,6 +298,36 @@ class Descriptors(unittest.TestCase):
         for limit, own in (100_000, False), (2, True):
             with self.assertRaises(harness.Fail):
                 self.fail(limit, own)
+
+
+class OfARuntime(ReadersServer):
+    """What some runtimes do, and others leave to their users."""
+
+    def kind(self, runtimes):
+        """Of a probe that always fails, put to a server on asyncio."""
+        path = os.path.join(self.place.name, "mine")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(script(MANY_AT_ONCE, reply="writer.write(data)"))
+        os.chmod(path, 0o755)
+
+        def run(stage):
+            stage.start()
+            raise harness.Fail("no")
+
+        probe = harness.Probe(run, 0, "", "P P P P P P P", "", "", False, "It is {}", runtimes)
+        return harness.run_cell(probe, 1, [path]).kind
+
+    def test_it_is_known_whose_it_is(self):
+        for runtimes, kind in (None, "runtime"), ({"asyncio"}, "runtime"), ({"Node"}, ""):
+            self.assertEqual(self.kind(runtimes), kind)
+
+    def test_a_heap_that_grows_in_steps(self):
+        server = mock.Mock(own=False, memory_kib=lambda _: 17_000)
+        flood = mock.Mock(sent=1, total=2)
+        with mock.patch.object(runtime, "collects", lambda _: True):
+            slow.check_bounded(server, flood, 0)
+        with mock.patch.object(runtime, "collects", lambda _: False):
+            self.assertRaises(harness.Fail, slow.check_bounded, server, flood, 0)
 
 
 class Beginners(ReadersServer):
@@ -308,8 +356,9 @@ class Beginners(ReadersServer):
 
     def test_what_only_follows_is_told_from_what_does_not(self):
         text = script(ONE_AT_A_TIME, reply="client.send(data)")
-        self.assert_caught(self.check(text, "0,1,5,10,14,16,18", 2),
-                           "not rows 1, 10 and 14, and not rows 5, 16 and 18, which may only follow")
+        self.assert_caught(
+            self.check(text, "0,1,5,10,14,16,18", 2),
+            "not rows 1, 10 and 14, and not rows 5, 16 and 18, which may only follow")
 
     def test_bytes_are_no_text(self):
         text = script(BEGINNERS).replace("sendall(data)", "sendall(data.decode().encode())")
@@ -358,8 +407,8 @@ class SlowEnd(ReadersServer):
     def test_it_is_waited_for(self):
         path = os.path.join(self.place.name, "mine")
         with open(path, "w", encoding="utf-8") as file:
-            file.write(script(ONE_AT_A_TIME, reply="client.close(); [0 for _ in range(10_000_000)]; "
-                              "os._exit(3)"))
+            file.write(script(ONE_AT_A_TIME, reply="client.close(); "
+                              "[0 for _ in range(10_000_000)]; os._exit(3)"))
         os.chmod(path, 0o755)
 
         def run(stage):
@@ -369,6 +418,15 @@ class SlowEnd(ReadersServer):
             client.try_receive()
 
         probe = harness.Probe(run, 0, "", "P P P P P P P", "", "", False, "")
+        self.assertIn("exited with status 3", harness.run_cell(probe, 1, [path]).seen)
+
+        def run_on(stage):
+            client = stage.start().connect()
+            client.send(b"x")
+            harness.wait_for(client.server.exited, "its end")
+            client.server.limit_fds()
+
+        probe = harness.Probe(run_on, 0, "", "P P P P P P P", "", "", False, "")
         self.assertIn("exited with status 3", harness.run_cell(probe, 1, [path]).seen)
 
 
@@ -426,6 +484,19 @@ class Runtimes(unittest.TestCase):
     def test_of_this_process(self):
         self.assertEqual(runtime.event_loop(os.getpid()),
                          "asyncio" if "_asyncio" in sys.modules else "")
+
+    def test_of_a_script(self):
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".py") as file:
+            file.write("import time, sys\nif len(sys.argv) > 9:\n    import os, trio\n"
+                       "time.sleep(60)\n")
+            file.flush()
+            process = subprocess.Popen([sys.executable, file.name])
+            try:
+                harness.wait_for(lambda: kernel.blocked_calls(process.pid), "it sleeps")
+                self.assertEqual(runtime.event_loop(process.pid), "trio")
+            finally:
+                process.kill()
+                process.wait()
 
     @unittest.skipUnless(shutil.which("node"), "apt-get install nodejs")
     def test_node(self):

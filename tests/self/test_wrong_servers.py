@@ -207,7 +207,8 @@ class WrongServers(ReadersServer):
                            "listening on HOST:PORT")
 
     def test_prints_the_line_before_it_listens(self):
-        early = "port = port or 23457; print('mine listening on 127.0.0.1:%d' % port, flush=True)"
+        early = "port = port or 20_000 + os.getpid() % 10_000; " \
+            "print('mine listening on 127.0.0.1:%d' % port, flush=True)"
         text = script(ONE_AT_A_TIME, on_start=early)
         self.assert_caught(self.check(text), "does not listen yet", "listen() first")
 

@@ -30,7 +30,9 @@ TEST_F(PhaseTest, EachEdgeIsTakenAndNoOther) {
         Fd server = listen_on(options, SOCK_NONBLOCK);
         ASSERT_NE(loop().connect(options.address), nullptr);
         EXPECT_TRUE(turn_until([&] { return has_taken(connecting, open); }));
-        loop().connect(options.address)->close();
+        Conn* conn = loop().connect(options.address);
+        conn->write("x");
+        conn->close();
         EXPECT_TRUE(turn_until([&] { return has_taken(connecting, closing); }));
     }
     ASSERT_NE(loop().connect(options.address), nullptr);  // nobody is there any more
