@@ -25,8 +25,7 @@ class Pages(unittest.TestCase):
     """Exercises and files belong together."""
 
     def test_every_exercise_has_one_solution(self):
-        begun = {path.parent.name for path in ROOT.glob("0*/solutions")}
-        for exercise in (e for e in EXERCISES if e.page.partition("/")[0] in begun):
+        for exercise in EXERCISES:
             with self.subTest(f"{exercise.page} {exercise.number}"):
                 self.assertEqual(len(exercise.solutions), 1)
 
