@@ -329,7 +329,8 @@ class Index:
     def wrong_program(self, program, arguments):
         """A program that make has built has these options. Others are a reader's own."""
         done = subprocess.run(["make", "-rn", program], cwd=self.folder, capture_output=True,
-                              encoding="utf-8", check=False, env={**os.environ, "LC_ALL": "C"})
+                              encoding="utf-8", errors="replace", check=False,
+                              env={**os.environ, "LC_ALL": "C"})
         if re.search("No rule to make|Nothing to be done", done.stdout + done.stderr):
             return []
         self.found += 1
