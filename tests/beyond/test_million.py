@@ -76,8 +76,9 @@ class Million(unittest.TestCase):
 
     def test_ctrl_c_leaves_no_process_behind(self):
         with harness.ended(subprocess.Popen(
-                command("--clients", 10**6), cwd=harness.ROOT, encoding="utf-8", stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, preexec_fn=few_descriptors(2000))) as process:
+                command("--clients", 10**6), cwd=harness.ROOT, encoding="utf-8",
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                preexec_fn=few_descriptors(2000))) as process:
             for line in process.stdout:
                 if "because of" in line:
                     break

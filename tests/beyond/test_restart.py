@@ -105,8 +105,9 @@ class Restart(unittest.TestCase):
 
     def test_ctrl_c_leaves_no_process_behind(self):
         with harness.ended(subprocess.Popen(
-                command("--only", "announced"), cwd=harness.ROOT, encoding="utf-8", stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, preexec_fn=harness.heed_interrupts)) as process:
+                command("--only", "announced"), cwd=harness.ROOT, encoding="utf-8",
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                preexec_fn=harness.heed_interrupts)) as process:
             harness.wait_for(lambda: names(process.pid) >= {"haproxy", "07-http"}, "all are there")
             children = kernel.descendants(process.pid)
             process.send_signal(signal.SIGINT)
@@ -169,7 +170,8 @@ class Ways(unittest.TestCase):
     def test_a_server_that_never_answers_is_not_waited_for_without_end(self):
         """However many of its clients give up and ask again meanwhile."""
         with tempfile.TemporaryDirectory() as folder, \
-                mock.patch.object(servers, "PATIENCE", 1), mock.patch.object(clients, "PATIENCE", .1):
+                mock.patch.object(servers, "PATIENCE", 1), \
+                mock.patch.object(clients, "PATIENCE", 0.1):
             port = "import socket; print(socket.socket(fileno=3).getsockname()[1])"
             for name in ("07-http", "07-evloop"):
                 fake(folder, name, f"port=$({shlex.quote(sys.executable)} -c '{port}')\n"

@@ -131,10 +131,10 @@ class Workshop:
         header = self.place / "headers" / (re.sub(r"\W", "-", source) + ".h")
         with self.lock(header):
             if not header.exists():
-                lines = {line for name in self.needs(source)
-                         for line in re.findall(r"^#include <.*", (ROOT / name).read_text(), re.M)}
+                texts = [(ROOT / name).read_text("utf-8") for name in self.needs(source)]
+                lines = set(re.findall(r"^#include <.*", "\n".join(texts), re.M))
                 header.parent.mkdir(exist_ok=True)
-                header.write_text("\n".join(sorted(lines)) + "\n")
+                header.write_text("\n".join(sorted(lines)) + "\n", "utf-8")
                 compiler(header.with_name(header.name + ".gch"),
                          [*flags, "-x", "c++-header", str(header)])
         return ["-include", str(header)]
