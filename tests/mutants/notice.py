@@ -17,6 +17,7 @@ from tests.outside import kernel
 TRIES = 6
 SOAK, CROWDS = {32}, {3, 4, 31}  # random; slow, because of their 1,500 to 10,000 clients
 SIM_RUNS = "3000"
+PATIENCE = "4"  # seconds that a test waits for what may never come
 HANGS = 50  # looks, a tenth of a second apart, that find a test asleep and not woken
 CPU_SECONDS = 10  # that a test may use: one that goes in circles has failed too
 SPIN_MS = 1500 * harness.SLOWER  # the same of a server: ours need a hundredth of it for an answer
@@ -109,8 +110,8 @@ def passes(test, program):
     if test == "sim":
         command = [str(program), "--runs", SIM_RUNS]
     if is_script(test):
-        command = [sys.executable, "-W", "ignore", "-m", "unittest", test]
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TEST_FAILSAFE": "4",
+        command = [sys.executable, "-W", "ignore", "-m", "unittest", "--failfast", test]
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TEST_FAILSAFE": PATIENCE,
                    "BUILD": str(program)}
     limited = ["prlimit", f"--cpu={CPU_SECONDS}", *harness.tied(command)]
     with tempfile.TemporaryFile() as said:
