@@ -381,7 +381,7 @@ def simple(text):
 # The whole book
 
 def fresh_copy(place):
-    """The course as it would be committed now, with nothing built."""
+    """The course as it would be committed now, with no program built."""
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT,
                             capture_output=True, encoding="utf-8", check=False)
     if listed.returncode != 0:  # no clone, or no git: all but what is built
@@ -392,6 +392,13 @@ def fresh_copy(place):
         if (ROOT / name).exists():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, place / name, follow_symlinks=False)
+
+
+def lend_objects(place):
+    """What make has compiled here already need not be compiled again there: it links it, though."""
+    if (objects := pathlib.Path(os.environ.get("BUILD", harness.BUILD), "obj")).is_dir():
+        shutil.copytree(objects, place / "build" / "obj",  # with the times that make looks at
+                        ignore=shutil.ignore_patterns("loop"))
 
 
 def headers(folder):
@@ -449,6 +456,7 @@ class Book:
         with tempfile.TemporaryDirectory(prefix="course-") as place:
             folder = pathlib.Path(place)
             fresh_copy(folder)
+            lend_objects(folder)
             for page in self.pages:
                 failures += self.page(page, (texts or {}).get(page) or markdown.read(page), folder)
             index = Index(folder)
