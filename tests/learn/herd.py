@@ -9,10 +9,9 @@ import os
 import select
 import signal
 import socket
-import sys
-import time
 
 from tests import harness
+from tests.harness import runner
 from tests.outside import kernel
 
 PROCESSES, CLIENTS = 4, 100
@@ -71,15 +70,9 @@ def started(way, listener, epoll, starter):
 
 
 def at_rest(pids):
-    """How often they have gone to sleep, once all of them sleep and go on sleeping."""
-    before = None
-    while True:
-        asleep = all(kernel.state(pid) == "S" for pid in pids)
-        now = [kernel.wake_ups(pid) for pid in pids] if asleep else None
-        if now is not None and now == before:
-            return now
-        before = now
-        time.sleep(0.001)
+    """How often they have gone to sleep, all together, once they sleep and go on sleeping."""
+    harness.wait_for(harness.Stillness(pids, 2).lasts, "all are asleep")
+    return sum(map(kernel.wake_ups, pids))
 
 
 def count(way):
@@ -98,7 +91,7 @@ def count(way):
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-    return round((sum(after) - sum(before)) / CLIENTS)
+    return round((after - before) / CLIENTS)
 
 
 def main():
@@ -108,4 +101,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runner.main(main)

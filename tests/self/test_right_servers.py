@@ -232,7 +232,6 @@ class WhatIsNotAsked(RightServer):
                                                                  "        c"), "14", 1)
             self.assertNotIn("could not be tried", output)
 
-
     def test_who_ends_at_the_signal_of_the_storm(self):
         self.assert_right(script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGUSR1, lambda *_:"
                                  " os._exit(1))"), "10", 1, "a use of its own for SIGUSR1")
@@ -353,7 +352,6 @@ class Beginners(ReadersServer):
         status, output = self.check(text, "0,2,5,6,8,9,11,12,13,14,17,18,19")
         self.assertEqual(status, 0, output)
 
-
     def test_what_only_follows_is_told_from_what_does_not(self):
         text = script(ONE_AT_A_TIME, reply="client.send(data)")
         self.assert_caught(
@@ -463,7 +461,6 @@ class Heap(unittest.TestCase):
         for collects in True, False:
             with self.assertRaisesRegex(harness.Fail, "more memory after each 5,000 clients"):
                 self.grow([40_000] * 10, collects)
-
 
     def test_in_the_soak(self):
         party = mock.Mock(memory=[1000] * 5 + [9000] * 2, clients=270)
