@@ -420,10 +420,12 @@ def missing(text):
     return trace.cannot_trace() if "strace" in words else ""
 
 
-def own_network():
-    """Ports of our own: a network namespace. Returns why not, '' if it is so."""
+def alone():
+    """Ports of our own, and a process list in which `pgrep` meets no program of another suite.
+    Returns why not, '' if it is so."""
     try:
         enter.own_network()
+        enter.own_processes()
         return ""
     except (enter.Unavailable, OSError) as problem:
         return str(problem)
@@ -505,7 +507,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("page", nargs="*", default=PAGES)
     book = Book(arguments.parse_args().page)
-    reason = own_network()
+    reason = alone()
     lock, reason = lock_ports() if reason else (None, "")
     if reason:
         print(f"{reason}\n0 passed, 0 failed, {len(book.pages)} skipped")

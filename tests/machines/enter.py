@@ -27,7 +27,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SKIPPED = 77
-NEWNS, NEWUSER, NEWNET = 0x00020000, 0x10000000, 0x40000000  # sched.h: CLONE_...
+NEWNS, NEWUSER, NEWPID, NEWNET = 0x20000, 0x10000000, 0x20000000, 0x40000000  # CLONE_... of sched.h
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 ODD = "it's a \"Käse\": 1, 2 "  # a quote of each kind, spaces, a colon, a letter outside ASCII
 GIB = 1 << 30
@@ -97,6 +97,32 @@ def own_network():
     with socket.socket() as any_socket:
         request = struct.pack("16sh", b"lo", 0x1 | 0x40)  # IFF_UP | IFF_RUNNING
         fcntl.ioctl(any_socket, 0x8914, request)  # SIOCSIFFLAGS
+
+
+def own_processes():
+    """A process list with nothing but what is started from here. Returns in a child, which is
+    process 1: when it ends, the kernel ends all that it has started, and this process with its
+    status."""
+    private_mounts()
+    call("unshare", NEWPID)
+    answer, asked = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            call("prctl", 1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            call("mount", "proc", "/proc", "proc", 0, None)
+        except Unavailable as reason:
+            os.write(asked, str(reason).encode())
+            os._exit(SKIPPED)
+        os.close(answer)
+        os.close(asked)
+        return
+    os.close(asked)
+    if reason := os.read(answer, 1000):
+        os.waitpid(child, 0)
+        raise Unavailable(reason.decode())
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    sys.exit(status if status >= 0 else 128 - status)
 
 
 def limit(soft, hard):
