@@ -77,9 +77,10 @@ def lesson_told(probe, number, verdict):
     """What to call a lesson."""
     if why := uncounted(probe, number, verdict):
         return f"not counted, {why}"
+    chapter = told_in(probe, number, verdict.kind)
     if verdict.kind != probe.expect[number][2:]:
-        return f"lesson, no worse than what chapter {told_in(probe.row, number)} shows"
-    return f"lesson, as chapter {told_in(probe.row, number)} says"
+        return f"lesson, no worse than what chapter {chapter} shows"
+    return f"lesson, as chapter {chapter} says"
 
 
 def failure(probe, number, verdict, before):
@@ -155,9 +156,11 @@ def stops(probe, verdict):
     return verdict.kind == "no start" and probe.row == 0
 
 
-def told_in(row, number):
-    """The chapter that speaks of a lesson: its own, or the one where it becomes urgent."""
-    return {12: max(number, 4), 27: 7, 28: 7}.get(row, number)
+def told_in(probe, number, kind):
+    """The chapter that speaks of a lesson: the nearest that teaches it, or where it is urgent."""
+    teaching = [stage for stage, expected in probe.expect.items() if expected == f"L:{kind}"]
+    nearest = min(teaching, key=lambda stage: abs(stage - number))
+    return {12: max(nearest, 4), 27: 7, 28: 7}.get(probe.row, nearest)
 
 
 def line(probe, outcome, text):

@@ -142,7 +142,7 @@ class WhatIsTheRuntimes(RightServer):
 
     def test_another_stages_lesson_is_no_worse(self):
         text = script(EDGES, for_listener="select.EPOLLIN")
-        self.assert_right(text, "12", 6, "no worse than what chapter 6 shows",
+        self.assert_right(text, "12", 6, "no worse than what chapter 4 shows",
                           "is stage 6, 06-write-buffering")
 
     def test_children_may_accept(self):
@@ -366,6 +366,23 @@ class Beginners(ReadersServer):
         text = script(BEGINNERS).replace("mine listening on 127.0.0.1:", "port ")
         self.assert_caught(self.check(text), "0 FAIL takes --port, says where it listens",
                            "hint: listen first, then print the line")
+
+
+class Chapters(unittest.TestCase):
+    """A lesson is named by the chapter that teaches it, whichever stage was asked for."""
+
+    def test_the_chapter_that_teaches_it(self):
+        probes.load()
+        for row, number, kind, chapter in (
+                (12, 2, "spins", 4), (12, 4, "spins", 4), (12, 5, "spins", 4), (12, 6, "spins", 4),
+                (12, 2, "hangs", 5), (12, 6, "hangs", 6), (7, 3, "drops", 5), (7, 5, "freezes", 4),
+                (3, 1, "refuses", 2), (3, 2, "one", 1), (4, 2, "grows", 3), (28, 3, "dies", 7)):
+            with self.subTest(row=row, stage=number, kind=kind):
+                probe = harness.probes([row], number)[0]
+                verdict = harness.Verdict("L", kind, "", "", "", [], 0)
+                self.assertIs(check.passes(probe, number, verdict, False), True)
+                self.assertRegex(check.lesson_told(probe, number, verdict),
+                                 rf"^lesson, .* chapter {chapter} ")
 
 
 class Following(unittest.TestCase):
