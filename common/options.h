@@ -76,9 +76,12 @@ inline Options parse_options(int argc, char** argv, const char* name, int port,
     for (const NumberOption& o : more) known.push_back({o.name, required_argument, nullptr, 'n'});
     known.push_back({});
 
+    opterr = 0;  // getopt_long() would not say how to get help
     int which = 0;
-    for (int c; (c = getopt_long(argc, argv, "", known.data(), &which)) != -1;) {
-        if (c == '?') std::exit(2);  // getopt_long has said what is wrong
+    int at = 1;  // in argv: "+" has it stop at the first word that is no option
+    for (int c; (c = getopt_long(argc, argv, "+:", known.data(), &which)) != -1; at = optind) {
+        if (c == '?') usage_error(name, std::string(argv[at]) + ": no such option");
+        if (c == ':') usage_error(name, std::string(argv[at]) + ": a value is missing");
         if (c == 'h') print_help(options, more);
         if (c == 'a') host = optarg;
         if (c == 'n') *more[which - 2].value = parse_number(name, more[which - 2], optarg);

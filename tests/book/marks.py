@@ -6,6 +6,7 @@ Stage 7 with a send buffer of 16 KiB, as on a slow network, and with one mark or
 from run to run.
 """
 
+import argparse
 import pathlib
 import re
 import shutil
@@ -49,6 +50,7 @@ def paused(trace):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     if not shutil.which("strace"):
         sys.exit("needs strace: apt-get install strace")
     print("calls of epoll_ctl() for 16 MiB")

@@ -8,6 +8,7 @@ command has ended and the server has nothing left to do, it gets SIGINT, and its
 The exit status is that of the command. What the server has said on stderr is printed at the end.
 """
 
+import argparse
 import os
 import shlex
 import signal
@@ -19,13 +20,15 @@ from tests.harness import runner
 
 
 def main():
-    if len(sys.argv) != 3:
-        print(__doc__.rstrip(), file=sys.stderr)
-        return 2
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("server", help="its program and options, as one word")
+    arguments.add_argument("command", help="as one word, for bash")
+    options = arguments.parse_args()
     try:
-        with harness.Server(shlex.split(sys.argv[1])) as server:
+        with harness.Server(shlex.split(options.server)) as server:
             status = subprocess.run(
-                ["bash", "-c", sys.argv[2]], stdin=subprocess.DEVNULL,
+                ["bash", "-c", options.command], stdin=subprocess.DEVNULL,
                 env={**os.environ, "PORT": str(server.port), "PID": str(server.pid)}).returncode
             server.come_to_rest()
             if not server.exited():

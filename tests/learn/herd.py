@@ -5,6 +5,7 @@ They wait for the same listener in five ways. A hundred clients come, each when 
 asleep again, and what is counted is how often a process wakes up for one.
 """
 
+import argparse
 import os
 import select
 import signal
@@ -95,6 +96,7 @@ def count(way):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print(f"{PROCESSES} processes wait              wake-ups for a client")
     for name, way in WAYS.items():
         print(f"{name:34}{count(way):2}", flush=True)

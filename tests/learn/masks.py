@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What epoll reports of a socket, as its peer finishes, closes or resets: chapter 7, LIFE.md."""
 
+import argparse
 import array
 import fcntl
 import select
@@ -41,6 +42,7 @@ def reset(peer):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print(f"{'':42}{'epoll reports':24} unread")
     for words, act, until in (
             ("the peer is silent", lambda ours, peer: None, "OUT"),

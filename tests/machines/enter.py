@@ -10,6 +10,7 @@ of it asks for no privilege; where root is needed, or something that this kernel
 says so and the exit status is 77, as usual for a test that was skipped.
 """
 
+import argparse
 import ctypes
 import errno
 import fcntl
@@ -389,16 +390,20 @@ def become(names, command, place):
 
 
 def main():
-    if len(sys.argv) < 3:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("names", nargs="?", help="of machines, joined by +")
+    arguments.add_argument("command", nargs=argparse.REMAINDER, help="to run there")
+    options = arguments.parse_args()
+    if not options.command:
         for name, make in MACHINES.items():
             print(f"{name:10} {make.__doc__}")
-        return 2 if len(sys.argv) == 2 else 0
-    names = sys.argv[1].split("+")
+        return 2 if options.names else 0
+    names = options.names.split("+")
     unknown = set(names) - set(MACHINES)
     if unknown:
         print(f"there is no machine {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
-    return enter(names, sys.argv[2:])
+    return enter(names, options.command)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The name of the file that starts it says which: `right`, or one of those below. 
 right in ordinary traffic; test_wrong_servers.py requires that a probe finds it.
 """
 
+import argparse
 import os
 import select
 import socket
@@ -374,7 +375,9 @@ def kinds(kind=Right):
 
 def main():
     name = os.path.basename(sys.argv[0])
-    port = int(sys.argv[sys.argv.index("--port") + 1])
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--port", type=int, required=True)
+    port = arguments.parse_args().port
     listener = socket.create_server(("127.0.0.1", port), backlog=4096)
     listener.setblocking(False)
     print(f"{name} listening on 127.0.0.1:{listener.getsockname()[1]}", flush=True)

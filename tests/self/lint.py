@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What `make lint` checks: formatting, static analysis, prose, and what may stand where."""
 
+import argparse
 import ast
 import concurrent.futures
 import os
@@ -158,7 +159,9 @@ def apply_format():
 
 
 def main():
-    if sys.argv[1:] == ["--format"]:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--format", action="store_true", help="lay out the C++ files instead")
+    if arguments.parse_args().format:
         return apply_format()
     passed = failed = skipped = 0
     for check in (formatting, static_analysis, clang_builds, prose, figures, style, glossary,

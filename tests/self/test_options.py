@@ -1,10 +1,18 @@
-"""The command line that the seven servers share: help, bad usage, and set-up that fails."""
+"""The command line that the seven servers share: help, bad usage, and set-up that fails.
+
+And that of our other programs and scripts: help and bad usage.
+"""
 
 import os
+import pathlib
 import re
 import resource
+import runpy
+import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import unittest
 
 from tests import harness
@@ -41,10 +49,12 @@ class Options(unittest.TestCase):
             self.refuses(["--port", text], 2, re.escape(f"--port {text}: ") + "not a whole number")
 
     def test_port_without_a_value(self):
-        self.refuses(["--port"], 2, "--port.* requires an argument")
+        self.refuses(["--port"], 2, r": --port: a value is missing \(try --help\)")
 
     def test_unknown_option(self):
-        self.refuses(["--prot", "80"], 2, "unrecognized option '--prot'")
+        for wrong in "--prot", "-p", "-pq", "-", "--help=me", "--h":
+            self.refuses(["--port", "0", wrong, "80"], 2,
+                         rf": (unexpected argument )?{wrong}(: no such option)? \(try --help\)")
 
     def test_unexpected_argument(self):
         self.refuses(["8080"], 2, "unexpected argument 8080")
@@ -109,6 +119,71 @@ class Options(unittest.TestCase):
                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (huge, limit)))
         self.assertEqual((done.returncode, done.stdout), (1, ""))
         self.assertRegex(done.stderr, "^Resource temporarily unavailable\n$")
+
+
+class OtherPrograms(unittest.TestCase):
+    """What else `make` builds reads its options in the same way."""
+
+    def test_help_and_an_unknown_option(self):
+        for name in "07-client", "07-http", "load":
+            for option, status in ("--help", 0), ("--prot", 2):
+                with self.subTest(name, option=option):
+                    done = subprocess.run([os.path.join(BUILD, name), option], encoding="utf-8",
+                                          capture_output=True, timeout=harness.FAILSAFE)
+                    self.assertEqual(done.returncode, status, done.stderr)
+                    said, silent = (done.stdout, done.stderr)[::-1 if status else 1]
+                    self.assertRegex(said, rf"^Usage: {name} |: --prot: no such option .*\n$")
+                    self.assertEqual(silent, "")
+
+
+class Scripts(unittest.TestCase):
+    """Each module that one can run says what it wants, instead of beginning to work."""
+
+    def modules(self):
+        """Their names. A test is a script of unittest's, which has a help of its own."""
+        root = pathlib.Path(harness.ROOT)
+        for path in sorted(root.glob("tests/**/*.py")):
+            if not path.name.startswith("test_") and 'if __name__ == "__main__"' in \
+                    path.read_text("utf-8"):
+                yield ".".join(path.relative_to(root).with_suffix("").parts)
+
+    def run_module(self, name, option):
+        """As python3 -m does it, but in a copy of this process: (status, stdout, stderr)."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            pid = os.fork()
+            if pid == 0:
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                sys.argv = [name, option]
+                try:
+                    runpy.run_module(name, run_name="__main__", alter_sys=True)
+                except SystemExit as end:
+                    sys.stdout.flush()
+                    os._exit(end.code or 0)
+                finally:
+                    os._exit(99)
+            try:
+                harness.wait_for(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT
+                                                   | os.WNOHANG), f"{name} {option} ends at once",
+                                 failsafe=10)
+            finally:
+                os.kill(pid, signal.SIGTERM)
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            return status, *(os.pread(file.fileno(), 100_000, 0).decode() for file in (out, err))
+
+    def test_help_and_an_unknown_option(self):
+        names = list(self.modules())
+        self.assertIn("tests.learn.check", names)
+        for name in names:
+            for option in "--help", "-h", "--no-such-thing":
+                with self.subTest(name, option=option):
+                    status, out, err = self.run_module(name, option)
+                    if "h" in option[:3]:
+                        self.assertEqual((status, err), (0, ""))
+                        self.assertRegex(out, "^usage: ")
+                    else:
+                        self.assertEqual((status, out), (2, ""))
+                        self.assertRegex(err, "^usage: ")
 
 
 def has_ipv6():
