@@ -9,7 +9,8 @@ import time
 
 from tests.harness.course import BUILD, SLOWER
 from tests.harness.messages import show
-from tests.harness.processes import adopt_orphans, die_with_parent, end_descendants, raise_fd_limit
+from tests.harness.processes import (adopt_orphans, die_with_parent, end_descendants, end_family,
+                                     raise_fd_limit)
 from tests.harness.stage import Stage
 from tests.harness.verdict import (Fail, Gone, Lesson, NoStart, NotTried, QueueFull,
                                    Verdict)
@@ -174,13 +175,7 @@ class Cell:
     def kill(self):
         """End the child and, with it, its servers."""
         if self.pid:
-            family = [self.pid] + kernel.descendants(self.pid)
-            for pid in family:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            os.waitpid(self.pid, 0)
+            end_family(self.pid)
             os.close(self.pipe)
             self.pid = 0
 

@@ -37,17 +37,39 @@ def adopt_orphans():
 
 def end_descendants():
     """Kill all that was started from here, also what has put itself into the background."""
-    while True:
-        for pid in kernel.descendants(os.getpid()):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        try:
-            if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                time.sleep(0.001)  # dying, or begun while we looked: look again, never wait for it
-        except ChildProcessError:
-            return
+    kill_all(kernel.descendants(os.getpid()))
+    while has_children():
+        time.sleep(0.001)  # dying, or begun while we looked: look again, never wait for it
+        kill_all(kernel.descendants(os.getpid()))
+
+
+def kill_all(pids):
+    """SIGKILL for each that is still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def has_children():
+    """Is there a child that has not ended? Those that have are zombies no more."""
+    try:
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+        return True
+    except ChildProcessError:
+        return False
+
+
+def end_family(pid):
+    """Kill a child with all that it has started, and wait for them: they become ours, if adopted.
+
+    Parents come first. Who has another parent than us is not waited for.
+    """
+    family = [pid, *kernel.descendants(pid)]
+    kill_all(family)
+    for each in family:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(each, 0)
 
 
 @contextlib.contextmanager

@@ -3,8 +3,8 @@
 import os
 import select
 import signal
+import stat
 import sys
-import threading
 
 from tests import harness
 from tests import probes
@@ -56,24 +56,53 @@ def cell_expected(row, number):
     return "L" if "L" in columns else "P"
 
 
-def watch_reader(gone):
-    """In a thread: end this process as soon as the reader of its stdout has gone.
+def reader_is_gone(timeout=0):
+    """Does nobody read our stdout any more, or not within so many milliseconds (None: for ever)?
 
-    print() would notice, but the next line may be minutes away. poll(2): POLLERR "is also set for a
-    file descriptor referring to the write end of a pipe when the read end has been closed".
+    poll(2): POLLERR "is also set for a file descriptor referring to the write end of a pipe when
+    the read end has been closed".
     """
     poll = select.poll()
     poll.register(1, 0)
-    if any(events & select.POLLERR for _, events in poll.poll()):
-        gone.set()
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+    return any(events & select.POLLERR for _, events in poll.poll(timeout))
+
+
+def watch_reader():
+    """Have this process ended as soon as the reader of its stdout has gone.
+
+    print() would notice, but the next line may be minutes away. It is no thread that watches:
+    beside one, this process could not safely fork().
+    """
+    starter = os.getpid()
+    if not is_pipe(1) or os.fork() != 0:
+        return
+    harness.die_with_parent(starter)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the other one to decide
+    if reader_is_gone(None):
+        os.kill(starter, signal.SIGTERM)
+    os._exit(0)
+
+
+def is_pipe(descriptor):
+    """Is it a pipe, or a socket, which may stand for one?"""
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:  # it is closed
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def not_twice(unraisable):
+    """For what is thrown while a generator is closed: told to end once more, it says nothing."""
+    if not isinstance(unraisable.exc_value, (SystemExit, KeyboardInterrupt)):
+        sys.__unraisablehook__(unraisable)
 
 
 def main(function):
     """Run a command of this course: its exit status; a quiet end on Ctrl-C or without a reader."""
-    gone = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(141 if gone.is_set() else 143))
-    threading.Thread(target=watch_reader, args=[gone], daemon=True).start()
+    watch_reader()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(141 if reader_is_gone() else 143))
+    sys.unraisablehook = not_twice
     harness.adopt_orphans()
     if not tracing.allowed():  # LeakSanitizer needs it, and would call its absence a failure
         os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
@@ -84,11 +113,10 @@ def main(function):
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        gone.set()
         sys.exit(141)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):  # pressed twice: this is to be finished
             signal.signal(number, signal.SIG_IGN)
-        if gone.is_set():  # what is not written yet goes nowhere
+        if reader_is_gone():  # what is not written yet goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         harness.end_descendants()

@@ -179,24 +179,45 @@ class Hangs(WithSuites):
 class Readers(unittest.TestCase):
     """A command whose output is piped into `head`."""
 
+    def start(self, code):
+        """A command whose stdout and stderr we read."""
+        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(process.kill)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.stdout.close)
+        return process
+
     def test_it_ends_when_its_reader_has_gone_and_not_with_its_next_line(self):
-        code = """
+        process = self.start("""
             import subprocess
             from tests.harness import runner
             def command():
                 sleeper = subprocess.Popen(["sleep", "1000000"])
                 print(sleeper.pid, flush=True)
                 sleeper.wait()
-            runner.main(command)"""
-        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.addCleanup(process.kill)
-        self.addCleanup(process.stderr.close)
+            runner.main(command)""")
         pid = int(process.stdout.readline())
         process.stdout.close()
         self.assertEqual(process.stderr.read(), b"")
         self.assertEqual(process.wait(harness.FAILSAFE), 141)
         self.assertEqual(kernel.state(pid), "")
+
+    def test_one_that_is_told_so_twice_says_nothing(self):
+        process = self.start("""
+            import os, signal
+            from tests.harness import runner
+            def cells():
+                try:
+                    yield
+                finally:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            def command():
+                for _ in cells():
+                    raise BrokenPipeError
+            runner.main(command)""")
+        self.assertEqual(process.stderr.read(), b"")
+        self.assertEqual(process.wait(harness.FAILSAFE), 141)
 
 
 class Steps(unittest.TestCase):
