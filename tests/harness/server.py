@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 from tests.harness.client import Client
@@ -120,6 +121,7 @@ class Server:
         self.close()
 
     def _spawn(self, env, nofile, stdout, cpu, stderr, closed):
+        assert threading.active_count() == 1, "beside a thread, prepare() may wait for ever: tied()"
         starter = os.getpid()
 
         def prepare():

@@ -10,6 +10,7 @@ descriptors that it started with, and have answered everybody whom the error did
 """
 
 import concurrent.futures
+import multiprocessing
 import os
 import pathlib
 import select
@@ -303,6 +304,12 @@ def all_faults():
             yield call, what
 
 
+def workers():
+    """Processes, and not threads: each begins servers by fork(), which is not safe beside one."""
+    return concurrent.futures.ProcessPoolExecutor(
+        WORKERS, multiprocessing.get_context("fork"), harness.die_with_parent, [os.getpid()])
+
+
 class Sweeps(unittest.TestCase):
     """One test for each stage, added below."""
 
@@ -310,7 +317,7 @@ class Sweeps(unittest.TestCase):
         """All faults on one stage; every failure is reported, not only the first."""
         begin = time.monotonic()
         runs = 0
-        with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+        with workers() as pool:
             tasks = {pool.submit(sweep, stage, *fault): fault for fault in all_faults()}
             try:
                 for task in concurrent.futures.as_completed(tasks):

@@ -492,6 +492,43 @@ class Heap(unittest.TestCase):
                         soak.Soak.check_memory(party)
 
 
+MAPPED = {  # by what a process has mapped; '' for a neighbour that is none of them
+    "/usr/lib/jvm/java-17-openjdk-amd64/lib/server/libjvm.so": "Java",
+    "/usr/bin/node": "Node",
+    "/usr/lib/x86_64-linux-gnu/libnode.so.108": "Node",
+    "/home/me/.deno/bin/deno": "Deno",
+    "/usr/local/bin/bun": "Bun",
+    "/usr/lib/dotnet/shared/Microsoft.NETCore.App/8.0.1/libcoreclr.so": ".NET",
+    "/usr/lib/erlang/erts-13.1.5/bin/beam.smp": "Erlang",
+    "/var/lib/gems/3.1.0/extensions/x86_64-linux/3.1.0/io-event-1.3/IO_Event.so":
+        "a reactor of Ruby",
+    "/usr/lib/x86_64-linux-gnu/ruby/vendor_ruby/3.1.0/nio4r_ext.so": "a reactor of Ruby",
+    "/usr/lib/x86_64-linux-gnu/libruby-3.1.so.3.1.2": "Ruby",
+    "/usr/local/bin/ruby3.3": "Ruby",
+    "/usr/lib/php/20220829/swoole.so": "an event loop of PHP",
+    "/usr/bin/php8.2": "PHP",
+    "/usr/lib/python3/dist-packages/uvloop/loop.cpython-311-x86_64-linux-gnu.so": "uvloop",
+    "/usr/lib/python3/dist-packages/gevent/_gevent_chub.cpython-311-x86_64-linux-gnu.so": "gevent",
+    "/usr/lib/python3/dist-packages/zope/interface/_zope_interface_coptimizations.so": "Twisted",
+    "/usr/lib/python3.11/lib-dynload/_asyncio.cpython-311-x86_64-linux-gnu.so": "asyncio",
+    "/usr/bin/racket": "Racket",
+    "/usr/lib/x86_64-linux-gnu/libuv.so.1.0.0": "libuv",
+    "/usr/lib/x86_64-linux-gnu/libevent_core-2.1.so.7.0.1": "libevent",
+    "/usr/lib/x86_64-linux-gnu/libevent-2.1.so.7.0.1": "libevent",
+    "/usr/lib/x86_64-linux-gnu/libev.so.4.0.0": "libev",
+    "/usr/lib/x86_64-linux-gnu/perl5/5.36/auto/EV/EV.so": "libev",
+    "/usr/lib/x86_64-linux-gnu/libc.so.6": "",
+    "/usr/lib/x86_64-linux-gnu/libevdev.so.2.3.0": "",
+    "/home/me/nodes": "",
+}
+COMPILED = {  # by bytes that a compiler has left in a program
+    b"\xff Go buildinf:": "Go", b"base_GHCziEventziManager_": "GHC",
+    b"registry/src/index.crates.io-6f17d22bba15001f/tokio-1.38.0/src/lib.rs": "Tokio",
+    b"registry/src/github.com-1ecc6299db9ec823/mio-0.8.11/src/lib.rs": "mio",
+    b"_ZN5muduo3net9EventLoopC1Ev": "muduo", b"_ZN5boost4asio6detail11epoll_reactor3runE": "Asio",
+}
+
+
 class Runtimes(unittest.TestCase):
     """Which runtime it is, is seen from outside."""
 
@@ -511,6 +548,48 @@ class Runtimes(unittest.TestCase):
             finally:
                 process.kill()
                 process.wait()
+
+    def test_by_what_is_mapped(self):
+        for path, name in MAPPED.items():
+            line = f"7f5c10000000-7f5c10021000 r-xp 00000000 fe:01 1234    {path}\n"
+            with self.subTest(path), mock.patch.object(runtime, "compiled_in", lambda _: None), \
+                    mock.patch.object(kernel, "read_file", lambda path, line=line: "cat\n" + line):
+                self.assertEqual(runtime.name(1), name)
+
+    def test_by_what_a_compiler_has_left(self):
+        for mark, name in COMPILED.items():
+            with self.subTest(mark), tempfile.NamedTemporaryFile() as program:
+                program.write(b"\x7fELF" + bytes(5000) + mark + bytes(5000))
+                program.flush()
+                self.assertEqual(runtime.compiled_in(program.name).name, name)
+
+    def test_each_is_tested(self):
+        self.assertEqual({known.name for known in runtime.MAPPED.values()},
+                         {*MAPPED.values()} - {""})
+        self.assertEqual({known.name for known in runtime.COMPILED.values()},
+                         {*COMPILED.values()})
+
+    def of_command(self, *command):
+        """The event loop of a command, once it sleeps."""
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        try:
+            process.stdout.read(1)
+            return runtime.event_loop(process.pid)
+        finally:
+            process.stdout.close()
+            process.kill()
+            process.wait()
+
+    @unittest.skipUnless(shutil.which("racket"), "apt-get install racket")
+    def test_racket(self):
+        self.assertEqual(self.of_command("racket", "-e", '(display ".")(flush-output)'
+                                         "(sleep 1000)"), "Racket")
+
+    @unittest.skipIf(subprocess.call(["perl", "-MEV", "-e1"], stderr=subprocess.DEVNULL),
+                     "apt-get install libev-perl")
+    def test_ev_of_perl(self):
+        self.assertEqual(self.of_command("perl", "-MEV", "-e", "$| = 1; print '.'; sleep 1000"),
+                         "libev")
 
     @unittest.skipUnless(shutil.which("node"), "apt-get install nodejs")
     def test_node(self):
