@@ -26,8 +26,7 @@ class Idle(unittest.TestCase):
     def run_it(self, port, clients):
         """A run against a port."""
         return subprocess.run([sys.executable, PROGRAM, str(port), str(clients)],
-                              capture_output=True, encoding="utf-8",
-                              timeout=harness.FAILSAFE)
+                              capture_output=True, encoding="utf-8")
 
     def last(self, number):
         """How many silent clients there were in the end, and what a message cost then."""

@@ -120,7 +120,7 @@ def run(port, *options, lines=None):
     if lines:
         command += ["--lines", "1"]
     done = subprocess.run(command, input="\n".join(lines or []), encoding="utf-8", check=False,
-                          stdout=subprocess.PIPE, timeout=60)
+                          stdout=subprocess.PIPE)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -263,7 +263,7 @@ class Generator(unittest.TestCase):
                         ["--churn", "5", "--rate", "100"]):
             with self.subTest(options=options):
                 done = subprocess.run([load.BUILD / "load", *options], capture_output=True,
-                                      encoding="utf-8", check=False, timeout=10)
+                                      encoding="utf-8", check=False)
                 self.assertEqual((done.returncode, done.stdout), (2, ""))
                 self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
@@ -304,8 +304,7 @@ class Script(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "out.json"
             done = subprocess.run([*SCRIPT, "--quick", "--json", path, *options],
-                                  cwd=load.ROOT, capture_output=True, encoding="utf-8", check=False,
-                                  timeout=300)
+                                  cwd=load.ROOT, capture_output=True, encoding="utf-8", check=False)
             self.charts = {chart.stem: xml.etree.ElementTree.parse(chart).getroot()
                            for chart in pathlib.Path(folder).glob("*.svg")}
             return done, json.loads(path.read_text("utf-8")) if path.exists() else None
@@ -398,7 +397,7 @@ class Script(unittest.TestCase):
                 wait_for(lambda script=script: len(children(script.pid)) >= 2)
                 left = children(script.pid)
                 script.send_signal(number)
-                script.wait(timeout=30)
+                script.wait()
                 wait_for(lambda left=left: not any(map(alive, left)))
 
 

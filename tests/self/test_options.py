@@ -23,7 +23,7 @@ BUILD = os.environ.get("BUILD", harness.BUILD)
 def run(number, *args, preexec_fn=None):
     """Run a server that is expected to end by itself."""
     return subprocess.run([os.path.join(BUILD, harness.STAGES[number]), *args], encoding="utf-8",
-                          capture_output=True, timeout=harness.FAILSAFE, stdin=subprocess.DEVNULL,
+                          capture_output=True, stdin=subprocess.DEVNULL,
                           preexec_fn=preexec_fn)
 
 
@@ -129,7 +129,7 @@ class OtherPrograms(unittest.TestCase):
             for option, status in ("--help", 0), ("--prot", 2):
                 with self.subTest(name, option=option):
                     done = subprocess.run([os.path.join(BUILD, name), option], encoding="utf-8",
-                                          capture_output=True, timeout=harness.FAILSAFE)
+                                          capture_output=True)
                     self.assertEqual(done.returncode, status, done.stderr)
                     said, silent = (done.stdout, done.stderr)[::-1 if status else 1]
                     self.assertRegex(said, rf"^Usage: {name} |: --prot: no such option .*\n$")

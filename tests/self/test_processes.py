@@ -1,4 +1,4 @@
-"""Child processes: all are ended, none stays behind as a zombie, and none is begun beside a thread."""
+"""Child processes: all are ended, and none stays behind as a zombie."""
 
 import os
 import signal

@@ -91,7 +91,7 @@ class ShimTest(unittest.TestCase):
         self.addCleanup(shim.close)
         run = subprocess.run(
             [sys.executable, "-S", "-c", PRELUDE + code + LEAVE],
-            env=shim.env(), capture_output=True, encoding="utf-8", timeout=60)  # fmt: skip
+            env=shim.env(), capture_output=True, encoding="utf-8")  # fmt: skip
         self.assertEqual(run.returncode, 0, run.stderr)
         return ast.literal_eval(run.stdout), shim
 
@@ -100,8 +100,7 @@ class ShimTest(unittest.TestCase):
         with Shim(rules) as shim:
             run = subprocess.run(
                 [sys.executable, "-S", "-c", PRELUDE + code],
-                env={**shim.env(), **variables}, capture_output=True, encoding="utf-8",
-                timeout=60)  # fmt: skip
+                env={**shim.env(), **variables}, capture_output=True, encoding="utf-8")  # fmt: skip
         return run.returncode, run.stderr
 
     def start(self, rules, code):
@@ -226,7 +225,7 @@ print([attempt(os.close, fd), attempt(os.close, fd)])""")
             env = shim.env()
             del env["SHIM_COUNTERS"]
             code = PRELUDE + "print(a.send(b'123'))"
-            out = subprocess.check_output([sys.executable, "-S", "-c", code], env=env, timeout=60)
+            out = subprocess.check_output([sys.executable, "-S", "-c", code], env=env)
             self.assertEqual((int(out), shim.pid), (1, 0))
 
 

@@ -23,7 +23,7 @@ class Talk(unittest.TestCase):
         self.addCleanup(stage.stop)
         server = stage.start()
         return subprocess.run([sys.executable, PROGRAM, str(server.port), *arguments],
-                              capture_output=True, timeout=harness.FAILSAFE, **stdin)
+                              capture_output=True, **stdin)
 
     def comes_back(self, number, data, *arguments):
         """More than all buffers hold: a server that cannot send stops reading."""
@@ -60,8 +60,7 @@ class Talk(unittest.TestCase):
         self.assertRegex(done.stderr, b"^talk: .*\n$")
 
     def test_nobody_is_there(self):
-        done = subprocess.run([sys.executable, PROGRAM, "1"], capture_output=True, input=b"",
-                              timeout=harness.FAILSAFE)
+        done = subprocess.run([sys.executable, PROGRAM, "1"], capture_output=True, input=b"")
         self.assertEqual((done.returncode, done.stdout), (1, b""))
         self.assertEqual(done.stderr, b"talk: 127.0.0.1:1: Connection refused\n")
 

@@ -111,7 +111,7 @@ class ReadersServer(unittest.TestCase):
         """The same for a file that is there, or not."""
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
         done = subprocess.run([sys.executable, "-m", "tests.learn.check", str(stage),
-                               "--server", path, option, rows], encoding="utf-8", timeout=300,
+                               "--server", path, option, rows], encoding="utf-8",
                               cwd=harness.ROOT, env=environment, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT)
         return done.returncode, " ".join(done.stdout.split())
