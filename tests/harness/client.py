@@ -209,8 +209,10 @@ class Client:
         """When the server has come to rest, nothing is behind the answer, and no end either."""
         self.server.come_to_rest()
         if end := self.require_no_surplus(sent):
-            raise Fail(f"all bytes are right, and then the connection ends ({end})",
-                       sent=show(sent), expected="it lasts until the client has finished sending")
+            raise Fail(f"all bytes are right, and then the connection ends ({end})"
+                       f"{self.server.said()}", sent=show(sent),
+                       expected="it lasts until the client has finished sending",
+                       look="recv(2): 0 is the end of input. EAGAIN is none: nothing has come yet")
 
     def require_no_surplus(self, sent=""):
         """Fail if more has come back than was sent. Returns how the connection ended, or ''."""
@@ -243,11 +245,13 @@ class Client:
                 break
             spins, near = self.server.cpu_ms() > spin_ms, self.near_end()
             if spins or still.lasts(near.unsent if near else 0) or deadline.passed():
+                unread = self.unread()
+                look, hint = self.server.why_stuck(spins) if unread or spins else ("", "")
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "
-                           f"{self.unread():,} bytes of this client unread"
+                           f"{unread:,} bytes of this client unread"
                            f"{self.server.said() if spins else ''}",
-                           expected=what, sent=show(sent))
+                           expected=what, sent=show(sent), look=look, hint=hint)
 
     # Leaving
 

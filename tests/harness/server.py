@@ -15,6 +15,7 @@ import threading
 import time
 
 from tests.harness.client import Client
+from tests.harness.course import MIB
 from tests.harness.messages import printable
 from tests.harness.processes import die_with_parent, heed_interrupts
 from tests.harness.verdict import Fail, NoStart, QueueFull
@@ -31,6 +32,20 @@ DEATHS = {  # what to look at, and what to write
                      "give send() MSG_NOSIGNAL, or ignore SIGPIPE: then it fails with EPIPE"),
     signal.SIGKILL: ("who sends SIGKILL: the kernel does it when memory is short (dmesg)", ""),
 }
+
+UNCAUGHT = ("the exception in its last words: nothing catches it",
+            "catch it where it is thrown, and let it cost no more than the client that it is about")
+ASLEEP = {  # what to look at when one sleeps in this call, and a client's bytes are there
+    "accept": "accept(2): without O_NONBLOCK on the listener it sleeps until another client comes",
+    "select": "select(2): it overwrites the sets. Is this client in those that you give it?",
+    "poll": "poll(2): is this client in the array, with POLLIN?",
+    "epoll_wait": "epoll(7): is it in the list? With EPOLLET, has it been read until EAGAIN?",
+    "recv": "recv(2): without O_NONBLOCK it sleeps until that client sends",
+    "send": "send(2): without O_NONBLOCK it sleeps until that client reads",
+}
+CLOSED = ("select(2), poll(2): EBADF and POLLNVAL: is a closed descriptor still in the set?",
+          "take it out of the set when you close it")
+BUSY = ("poll(2): POLLHUP and POLLERR are reported although you have not asked for them", "")
 
 
 def has_ipv6():
@@ -291,10 +306,11 @@ class Server:
         """The states of all its threads, as one string."""
         return "".join(kernel.thread_states(pid) for pid in self.pids)
 
-    def stderr(self):
-        """All it has said on stderr."""
+    def stderr(self, most=MIB):
+        """What it has said on stderr, or the end of it: one that goes in circles may say much."""
         size = os.fstat(self.stderr_file.fileno()).st_size
-        return os.pread(self.stderr_file.fileno(), size, 0).decode(errors="replace")
+        return os.pread(self.stderr_file.fileno(), most, max(0, size - most)).decode(
+            errors="replace")
 
     def finding(self):
         """What a sanitizer has said of it; '' if none has."""
@@ -305,7 +321,7 @@ class Server:
         if self.finding():
             return f"A sanitizer says:\n{self.finding()}"
         lines = self.stderr().strip().splitlines()
-        return f"Its last words: {printable(error_line(lines[-50:])[:200])}" if lines else \
+        return f"Its last words: {printable(error_line(lines[-50:]).strip()[:200])}" if lines else \
             "It said nothing on stderr."
 
     def said(self):
@@ -319,8 +335,18 @@ class Server:
             return ("recv(2): it returns bytes, which may be no text",
                     "send back what came, as it is")
         number = -code if code < 0 else code - 128  # a shell that has run it adds 128
+        if number == signal.SIGABRT and "terminate called" in self.stderr():  # std::terminate()
+            return UNCAUGHT
         return DEATHS.get(number, (ENDED, "") if code >= 0 else (f"signal(7): who sends "
                                    f"{kernel.signal_name(-code)}", ""))
+
+    def why_stuck(self, spins):
+        """(what to look at, what to write) when a client's bytes are there and nothing comes."""
+        if spins:
+            return CLOSED if "Bad file descriptor" in self.said() else BUSY
+        calls = {kernel.IN_C.get(name, name).rstrip("4") for name in self.calls() or []}
+        looks = [look for name, look in ASLEEP.items() if calls and name in calls]
+        return "; ".join(looks), ""
 
     def cpu_ms(self):
         """CPU time used so far, in milliseconds."""

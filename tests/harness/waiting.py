@@ -75,8 +75,9 @@ def wait_for(condition, what, server=None, failsafe=FAILSAFE):
         if server and server.exited():
             raise Fail(server.describe(), expected=what)
         if server and server.cpu_ms() > spin_ms:
+            look, hint = server.why_stuck(True)
             raise Fail(f"the server goes in circles: it uses CPU time without end; "
-                       f"{server.describe()}{server.said()}", expected=what)
+                       f"{server.describe()}{server.said()}", expected=what, look=look, hint=hint)
         deadline = deadline or Deadline(failsafe, *(server.pids if server else []))
         if deadline.passed():
             does = f"; {server.describe()}" if server else ""

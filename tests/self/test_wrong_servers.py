@@ -9,6 +9,7 @@ import sys
 import tempfile
 import textwrap
 import unittest
+from unittest import mock
 
 from tests import harness
 from tests import probes
@@ -63,6 +64,37 @@ THREAD_EACH = """\
             time.sleep(0.2)
     """
 
+# Edge-triggered, and told by its parts what it forgets.
+EDGES = """\
+    #!{python}
+    import select, socket, sys
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    {for_listener}
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    epoll, clients = select.epoll(), {{}}
+    epoll.register(listener, select.EPOLLIN | select.EPOLLET)
+    def step(fd):
+        while fd == listener.fileno():
+            client, _ = listener.accept()
+            client.setblocking(False)
+            clients[client.fileno()] = client
+            epoll.register(client, select.EPOLLIN | select.EPOLLET)
+        try:
+            while data := clients[fd].recv(65536):
+                clients[fd].sendall(data)
+        except BlockingIOError:
+            {at_eagain}
+    while True:
+        for fd, _ in epoll.poll():
+            try:
+                step(fd)
+            except OSError as error:
+                if fd != listener.fileno():
+                    print(repr(error), file=sys.stderr, flush=True)
+                    clients.pop(fd).close()
+    """
+
 MANY_AT_ONCE = """\
     #!{python}
     import asyncio, sys
@@ -88,7 +120,8 @@ MANY_AT_ONCE = """\
 def script(text, **parts):
     """A server as a text, with its parts filled in."""
     defaults = {"python": sys.executable, "on_start": "pass", "before_line": "pass",
-                "before_accept": "pass", "reply": "client.sendall(data)"}
+                "before_accept": "pass", "reply": "client.sendall(data)", "for_listener": "pass",
+                "at_eagain": "return"}
     return textwrap.dedent(text).format(**{**defaults, **parts})
 
 
@@ -263,6 +296,28 @@ class WrongServers(ReadersServer):
                                                                         "pass")
         self.assert_caught(self.check(text, "7", stage=6), "its memory grew by")
 
+    def test_a_listener_that_blocks(self):
+        self.assert_caught(self.check(script(EDGES)), "sleeps in accept4()",
+                           "look at: accept(2): without O_NONBLOCK on the listener")
+
+    def test_nothing_yet_is_taken_for_the_end(self):
+        text = script(EDGES, for_listener="listener.setblocking(False)", at_eagain="raise")
+        self.assert_caught(self.check(text), "and then the connection ends (end of file). Its last "
+                           "words: BlockingIOError", "EAGAIN is none: nothing has come yet")
+
+    def test_a_set_that_select_has_overwritten(self):
+        text = script(ONE_AT_A_TIME, on_start="import select", reply="client.sendall(data); "
+                      "select.select([listener], [], [])")
+        self.assert_caught(self.check(text), "sleeps in select()", "it overwrites the sets")
+
+    def test_an_exception_of_cpp_that_nothing_catches(self):
+        said = "terminate called after throwing an instance of E\\n  what():  no more"
+        text = script(ONE_AT_A_TIME, reply=f"print('{said}', file=sys.stderr, flush=True); "
+                      "os.abort()")
+        result = self.check(text)
+        self.assert_caught(result, "by SIGABRT. Its last words: what(): no more",
+                           "look at: the exception in its last words")
+        self.assertNotIn("gdb", result[1])
 
     def test_an_answer_that_ends_before_a_00(self):
         text = script(ONE_AT_A_TIME, reply="client.sendall(data.split(b'\\0')[0])")
@@ -312,6 +367,35 @@ class WrongServers(ReadersServer):
                             "    total = 0\n", 1)
         self.assert_caught(self.check(text, "19"), "stays open in a child process",
                            "P nothing is left after 10,000 clients")
+
+
+class Words(unittest.TestCase):
+    """What is to be looked at, when a server is seen to do something."""
+
+    def look(self, spins, calls=(), said=""):
+        """What why_stuck() says of one in these calls, that has said this."""
+        server = mock.Mock(calls=lambda: calls, said=lambda: said)
+        return " ".join(harness.Server.why_stuck(server, spins))
+
+    def test_where_it_sleeps(self):
+        for call, words in (("accept4", "O_NONBLOCK on the listener"), ("poll", "in the array"),
+                            ("select", "overwrites"), ("epoll_wait", "until EAGAIN"),
+                            ("recv", "until that client sends")):
+            self.assertIn(words, self.look(False, [call]))
+        self.assertEqual(self.look(False, ["futex"]), " ")
+
+    def test_what_it_does_without_end(self):
+        self.assertIn("take it out of the set when you close it",
+                      self.look(True, said=". Its last words: select: Bad file descriptor"))
+        self.assertIn("POLLHUP", self.look(True))
+
+    def test_of_one_that_never_stops_talking_the_end_is_read(self):
+        with tempfile.TemporaryFile() as file:
+            file.write(b"the first line\n" + b"again\n" * 1_000_000 + b"the last line\n")
+            file.flush()
+            said = harness.Server.stderr(mock.Mock(stderr_file=file))
+        self.assertTrue(said.endswith("again\nthe last line\n"))
+        self.assertLess(len(said), 2_000_000)
 
 
 # A probe, and the servers of holding_server.py that it finds.
