@@ -12,6 +12,7 @@ from tests.harness.verdict import Fail, Gone
 from tests.harness.waiting import FAILSAFE, Deadline, Stillness
 from tests.outside import kernel
 
+IN_QUEUE = "accept(2): this client is in the queue yet. Who calls accept() for it, and when?"
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
 
 
@@ -247,6 +248,8 @@ class Client:
             if spins or still.lasts(near.unsent if near else 0) or deadline.passed():
                 unread = self.unread()
                 look, hint = self.server.why_stuck(spins) if unread or spins else ("", "")
+                if unread and not spins and not self.accepted():
+                    look = IN_QUEUE
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "
                            f"{unread:,} bytes of this client unread"

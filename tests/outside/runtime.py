@@ -21,6 +21,7 @@ MAPPED = {  # by the end of a path in /proc/PID/maps
     r"/libcoreclr\.so": Runtime(".NET", True),
     r"/beam\.smp": Runtime("Erlang", True),
     r"/IO_Event\.so|/nio4r_ext\.so": Runtime("a reactor of Ruby", True),
+    r"/rubyeventmachine\.so": Runtime("EventMachine", True),
     r"/(libruby\S*\.so[.\d]*|ruby[.\d]*)": Runtime("Ruby", True),
     r"/(swoole|event|ev)\.so": Runtime("an event loop of PHP", False),
     r"/php[\d.]*": Runtime("PHP", False),

@@ -8,6 +8,7 @@ from tests.probes.flood import Flood, finish_dropped
 
 MOST = 64 * MIB  # nobody needs to take so much from a client that does not read
 MEMORY_KIB = 16 * 1024  # by which the server may grow meanwhile
+TICKS = 20  # a second: so often the runtime of a reader's server may look at its clock
 
 
 @probe(row=7, title="one client sends and does not read; another one talks",
@@ -152,16 +153,18 @@ def require_quiet(server, clock, when):
 
     While output is pending, the last acknowledgements may still be on their way: what counts is
     that it becomes quiet. A server that sleeps in send() is left alone: when memory for sockets is
-    short, the kernel itself looks again and again, within that call.
+    short, the kernel itself looks again and again, within that call. A reader's runtime may look at
+    its clock now and then, as EventMachine does; on a busy machine that falls into the 300 answers.
     """
     if sleeps_in_send(server):
         return
     for _ in range(6):
-        waiters = rest(server)
+        waiters, begin = rest(server), time.monotonic()
         for _ in range(300):
             clock.roundtrip()
+        ticks = 0 if server.own else (time.monotonic() - begin) * TICKS
         count, cpu = waiters.count(), waiters.cpu_ms()
-        if count == 0 and cpu < 1:
+        if count <= ticks and cpu < 1 + count:
             return
     raise Fail(f"{count} wake-ups and {cpu:.1f} ms of CPU time while another server answered "
                "300 times", expected=f"none: {when}")

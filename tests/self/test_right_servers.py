@@ -3,6 +3,7 @@
 Each is a small program in Python that does as some runtime does, and was once called wrong.
 """
 
+import itertools
 import os
 import resource
 import shutil
@@ -412,6 +413,20 @@ class Following(unittest.TestCase):
         self.assertFalse(self.follows((0, "when it writes 'x' it does not listen yet"),
                                       (18, self.ALONE)))
 
+    def test_an_end_that_comes_early(self):
+        early = "the connection ended (end of file) after 53,352 of 61,560 bytes"
+        self.assertTrue(self.follows((6, early), (14, "end of file: the first 1 bytes are right, "
+                                                  "then nothing more came")))
+        self.assertFalse(self.follows((6, early), (14, "byte 3 differs")))
+
+    def test_what_a_child_inherits_follows_from_nothing(self):
+        self.assertFalse(self.follows((9, self.BUSY), (19, "descriptor 3 (socket:[1]) stays open "
+                                                       "in a child process")))
+
+    def test_one_that_is_busy_in_the_soak(self):
+        self.assertTrue(self.follows((9, self.BUSY), (32, "at step 200: 23 clients get no more; "
+                                                      "the server is running (state R)")))
+
     def test_bytes_that_were_read_are_no_bytes_that_wait(self):
         self.assertFalse(self.follows((5, self.ALONE), (14, self.ALONE.replace("16 b", "0 b"))))
 
@@ -503,6 +518,7 @@ MAPPED = {  # by what a process has mapped; '' for a neighbour that is none of t
     "/var/lib/gems/3.1.0/extensions/x86_64-linux/3.1.0/io-event-1.3/IO_Event.so":
         "a reactor of Ruby",
     "/usr/lib/x86_64-linux-gnu/ruby/vendor_ruby/3.1.0/nio4r_ext.so": "a reactor of Ruby",
+    "/usr/lib/x86_64-linux-gnu/ruby/vendor_ruby/3.1.0/rubyeventmachine.so": "EventMachine",
     "/usr/lib/x86_64-linux-gnu/libruby-3.1.so.3.1.2": "Ruby",
     "/usr/local/bin/ruby3.3": "Ruby",
     "/usr/lib/php/20220829/swoole.so": "an event loop of PHP",
@@ -600,6 +616,26 @@ class Runtimes(unittest.TestCase):
                 console.log('listening on 127.0.0.1:' + server.address().port));""", "--"])
         self.addCleanup(stage.stop)
         self.assertEqual(stage.start().event_loop, "Node")
+
+
+class Ticks(unittest.TestCase):
+    """Row 15, and a runtime that looks at its clock ten times a second, beside busy processes."""
+
+    def ask(self, seconds, count=1, own=False):
+        """Is it quiet enough, when it wakes up so often in that time?"""
+        waiters = mock.Mock(count=lambda: count, cpu_ms=lambda: 0.5 * count)
+        with mock.patch.object(slow, "rest", lambda _: waiters), \
+                mock.patch.object(slow.time, "monotonic", itertools.count(0, seconds).__next__):
+            slow.require_quiet(mock.Mock(own=own, calls=lambda: None), mock.Mock(), "it is idle")
+
+    def test_a_tick(self):
+        self.ask(0.1)
+        self.ask(0.5, count=5)
+
+    def test_what_is_no_tick(self):
+        for wrong in {"seconds": 0.1, "count": 3}, {"seconds": 0.01}, {"seconds": 1, "own": True}:
+            with self.subTest(wrong), self.assertRaisesRegex(harness.Fail, "wake-ups"):
+                self.ask(**wrong)
 
 
 class Rooms(unittest.TestCase):
