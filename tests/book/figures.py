@@ -5,12 +5,12 @@ One function for each. What has a number has it from the code or from the record
 """
 
 import argparse
-import json
 import pathlib
 import re
 import sys
 
 from tests.book.drawing import Drawing
+from tests.book.recorded import recorded
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -180,16 +180,6 @@ def edges():
     d.text(420, 306, "So read until EAGAIN: then nothing is left, and the next byte is a new edge.",
            "small quiet", "middle")
     return d
-
-
-def recorded(stage, step, who):
-    """What the story's recording says of a client at the end of a step of it."""
-    story = json.loads((ROOT / "tests/story/steps.json").read_text(encoding="utf-8"))
-    client = {}
-    for frame in story["stages"][stage - 1]["frames"]:
-        if frame["step"] <= step:
-            client.update(frame.get("clients", {}).get(who, {}))
-    return client
 
 
 FLOOD = 5  # the step of the story in which C sends 8 MB and reads nothing
