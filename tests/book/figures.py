@@ -5,12 +5,12 @@ One function for each. What has a number has it from the code or from the record
 """
 
 import argparse
-import json
 import pathlib
 import re
 import sys
 
 from tests.book.drawing import NARROW, Drawing
+from tests.book.recorded import recorded
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -169,7 +169,8 @@ def edges():
     d.text(470, 30, "we read a part", "small", "middle")
     d.text(600, 130, "we read the rest", "small", "middle")
     d.line([(230, 138), (230, 260)], "gone")
-    d.line([(370, 138), (370, 230)], "gone")
+    d.line([(370, 138), (370, 188)], "gone")
+    d.line([(370, 212), (370, 230)], "gone")
     d.line([(600, 138), (600, 260)], "gone")
     d.text(0, 176, "level-triggered", "title")
     for number in range(13):
@@ -184,19 +185,9 @@ def edges():
     d.text(0, 266, "“it has become so”", "small quiet")
     d.text(491, 248, "silence: the part that we", "badly", "middle")
     d.text(491, 266, "left is not reported again", "badly", "middle")
-    d.text(420, 306, "So read until EAGAIN: then nothing is left, and the next byte is a new edge.",
+    d.text(420, 306, "So read until EAGAIN: then nothing is left that you would never hear of.",
            "small quiet", "middle")
     return d
-
-
-def recorded(stage, step, who):
-    """What the story's recording says of a client at the end of a step of it."""
-    story = json.loads((ROOT / "tests/story/steps.json").read_text(encoding="utf-8"))
-    client = {}
-    for frame in story["stages"][stage - 1]["frames"]:
-        if frame["step"] <= step:
-            client.update(frame.get("clients", {}).get(who, {}))
-    return client
 
 
 FLOOD = 5  # the step of the story in which C sends 8 MB and reads nothing
@@ -276,23 +267,24 @@ def turn():
 # Where the phases of a connection stand, and what leads from one to the next. Phases and edges
 # themselves come from connection.h: an edge of it without words here is an error, and so is a
 # phase without a place.
-PLACES = {"connecting": (10, 40), "open": (190, 40), "closing": (370, 40),
-          "lingering": (550, 40), "over": (370, 230), "gone": (550, 230)}
+PLACES = {"connecting": (4, 40), "open": (201, 40), "closing": (398, 40),
+          "lingering": (592, 40), "over": (398, 230), "gone": (592, 230)}
+WIDE = 122  # of each
 MEANING = {"connecting": "connect() is\nunder way", "open": "takes input,\nsends output",
            "closing": "all output\nis still sent", "lingering": "our FIN is out,\nwait for theirs",
            "over": "settle will\ndestroy it", "gone": "on_close(),\nclose(fd)"}
 WAYS = {
-    ("connecting", "open"): ([(140, 75), (186, 75)], "it is up", (163, 68)),
-    ("open", "closing"): ([(320, 75), (366, 75)], "close()", (343, 68)),
-    ("closing", "lingering"): ([(500, 75), (546, 75)], "all sent", (523, 68)),
-    ("connecting", "closing"): ([(75, 40), (75, 16), (435, 16), (435, 36)],
-                                "it is up, and close() was called before", (255, 10)),
-    ("connecting", "over"): ([(75, 110), (75, 275), (366, 275)], "refused, too late", (220, 268)),
-    ("open", "over"): ([(255, 110), (255, 250), (366, 250)], "error, abort()", (310, 243)),
-    ("closing", "over"): ([(435, 110), (435, 226)], "all sent, and", (443, 160)),
-    ("lingering", "over"): ([(615, 110), (615, 190), (480, 190), (480, 226)], "their FIN,",
-                            (623, 150)),
-    ("over", "gone"): ([(500, 265), (546, 265)], "settle", (523, 258)),
+    ("connecting", "open"): ([(126, 75), (197, 75)], "it is up", (161, 67)),
+    ("open", "closing"): ([(323, 75), (394, 75)], "close() or", (358, 67)),
+    ("closing", "lingering"): ([(520, 75), (588, 75)], "all sent", (554, 67)),
+    ("connecting", "closing"): ([(65, 40), (65, 18), (459, 18), (459, 36)],
+                                "it is up, and close() was called before", (262, 12)),
+    ("connecting", "over"): ([(65, 110), (65, 275), (394, 275)], "refused, too late", (230, 268)),
+    ("open", "over"): ([(262, 110), (262, 250), (394, 250)], "error, abort()", (330, 243)),
+    ("closing", "over"): ([(459, 110), (459, 226)], "all sent, and", (467, 160)),
+    ("lingering", "over"): ([(653, 110), (653, 200), (500, 200), (500, 226)], "their FIN,",
+                            (645, 130)),
+    ("over", "gone"): ([(520, 265), (588, 265)], "settle", (554, 257)),
 }
 
 
@@ -316,20 +308,20 @@ def states():
     for name in names:
         x, y = PLACES[name]
         kind, text = ("key", "title keyed") if name == "open" else ("box", "title")
-        d.box(x, y, 130, 70, kind=kind)
+        d.box(x, y, WIDE, 70, kind=kind)
         lines = MEANING[name].split("\n")
-        d.text(x + 65, y + 21, name, text, "middle")
+        d.text(x + WIDE / 2, y + 21, name, text, "middle")
         for number, line in enumerate(lines):
-            d.text(x + 65, y + 41 + 16 * number, line, "small quiet", "middle")
+            d.text(x + WIDE / 2, y + 41 + 16 * number, line, "small quiet", "middle")
     for edge in edges:
         points, words, at = WAYS[edge]
-        beside = edge in (("closing", "over"), ("lingering", "over"))
+        anchor = {("closing", "over"): "start", ("lingering", "over"): "end"}.get(edge, "middle")
         main_road = "over" not in edge and edge != ("connecting", "closing")
-        d.arrow(points, "way" if main_road else "arrow", words, at,
-                "start" if beside else "middle")
-    d.text(443, 175, "their FIN is here", "small quiet")
-    d.text(623, 165, "or a deadline", "small quiet")
-    d.text(10, 324, "An error, abort() or a deadline leads to “over” from anywhere.", "small quiet")
+        d.arrow(points, "way" if main_road else "arrow", words, at, anchor)
+    d.text(358, 93, "their FIN", "small quiet", "middle")
+    d.text(467, 175, "their FIN is here", "small quiet")
+    d.text(645, 145, "or a deadline", "small quiet", "end")
+    d.text(4, 324, "An error, abort() or a deadline leads to “over” from anywhere.", "small quiet")
     return d
 
 
