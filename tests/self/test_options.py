@@ -155,6 +155,7 @@ class Scripts(unittest.TestCase):
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
                 sys.argv = [name, option]
+                sys.modules.pop(name, None)  # another test may have it
                 try:
                     runpy.run_module(name, run_name="__main__", alter_sys=True)
                 except SystemExit as end:
