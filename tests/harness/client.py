@@ -245,16 +245,23 @@ class Client:
             if self.server.exited() and not poll.poll(0):
                 break
             spins, near = self.server.cpu_ms() > spin_ms, self.near_end()
-            if spins or still.lasts(near.unsent if near else 0) or deadline.passed():
-                unread = self.unread()
-                look, hint = self.server.why_stuck(spins) if unread or spins else ("", "")
-                if unread and not spins and not self.accepted():
-                    look = IN_QUEUE
+            rests = still.lasts(near.unsent if near else 0) and self.server.others_asleep()
+            if spins or rests or deadline.passed():
+                unread, (look, hint) = self.unread(), self._why_stuck(spins)
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "
                            f"{unread:,} bytes of this client unread"
                            f"{self.server.said() if spins else ''}",
                            expected=what, sent=show(sent), look=look, hint=hint)
+
+    def _why_stuck(self, spins):
+        """(what to look at, what to write) when the server does nothing, or goes in circles."""
+        if spins:
+            return self.server.why_stuck(True)
+        if self.unread() and not self.accepted():
+            return IN_QUEUE, ""
+        # Where another process serves it, those who listen may sleep as they like.
+        return self.server.why_stuck(False) if self.unread() and self.server_fd() else ("", "")
 
     # Leaving
 

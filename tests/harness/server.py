@@ -36,14 +36,19 @@ DEATHS = {  # what to look at, and what to write
 
 UNCAUGHT = ("the exception in its last words: nothing catches it",
             "catch it where it is thrown, and let it cost no more than the client that it is about")
-ASLEEP = {  # what to look at when one sleeps in this call, and a client's bytes are there
-    "accept": "accept(2): without O_NONBLOCK on the listener it sleeps until another client comes",
-    "select": "select(2): it overwrites the sets. Is this client in those that you give it?",
-    "poll": "poll(2): is this client in the array, with POLLIN?",
-    "epoll_wait": "epoll(7): is it in the list? With EPOLLET, has it been read until EAGAIN?",
-    "recv": "recv(2): without O_NONBLOCK it sleeps until that client sends",
-    "send": "send(2): without O_NONBLOCK it sleeps until that client reads",
-}
+ASLEEP = (  # what to look at when all sleep in these calls, and a client's bytes are there
+    ({"accept", "accept4"},
+     "accept(2): without O_NONBLOCK on the listener it sleeps until another client comes"),
+    ({"select", "pselect6"},
+     "select(2): it overwrites the sets. Is this client in those that you give it?"),
+    ({"poll", "ppoll"}, "poll(2): is this client in the array, with POLLIN?"),
+    ({"epoll_wait", "epoll_pwait"},
+     "epoll(7): is it in the list? With EPOLLET, has it been read until EAGAIN?"),
+    (kernel.RECEIVING, "recv(2): without O_NONBLOCK it sleeps until that client sends"),
+    (kernel.SENDING, "send(2): without O_NONBLOCK it sleeps until that client reads"),
+)
+SHARED = ("pthread_create(3): two threads wait for the bytes of one client",
+          "give each thread the number itself, not a pointer to a variable that changes")
 CLOSED = ("select(2), poll(2): EBADF and POLLNVAL: is a closed descriptor still in the set?",
           "take it out of the set when you close it")
 BUSY = ("poll(2): POLLHUP and POLLERR are reported although you have not asked for them", "")
@@ -345,9 +350,17 @@ class Server:
         """(what to look at, what to write) when a client's bytes are there and nothing comes."""
         if spins:
             return CLOSED if "Bad file descriptor" in self.said() else BUSY
-        calls = {kernel.IN_C.get(name, name).rstrip("4") for name in self.calls() or []}
-        looks = [look for name, look in ASLEEP.items() if calls and name in calls]
-        return "; ".join(looks), ""
+        calls = self.blocked_calls() or []
+        readers = [args[0] for name, args in calls if name in kernel.RECEIVING]
+        if len(self.pids) == 1 and len(set(readers)) < len(readers):
+            return SHARED
+        looks = {look for names, look in ASLEEP for name, _ in calls if name in names}
+        return (looks.pop() if len(looks) == 1 else ""), ""
+
+    def others_asleep(self):
+        """Are the processes asleep that it has started, and that do not listen?"""
+        return all(kernel.state(pid) == "Z" or kernel.blocked_calls(pid)
+                   for pid in kernel.descendants(self.process.pid) if pid not in self.pids)
 
     def cpu_ms(self):
         """CPU time used so far, in milliseconds."""

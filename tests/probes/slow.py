@@ -44,6 +44,8 @@ def frozen(server, flood, other):
         if other.readable() or flood.push():
             return False
         calls = server.calls()
+        if other.server_fd() is None and not server.others_asleep():
+            return False  # who listens does not serve it
         return (calls and other.unread() > 0 and not other.readable()
                 and (len(calls) > 1 or calls[0] in kernel.SENDING))
 

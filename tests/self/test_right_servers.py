@@ -150,6 +150,25 @@ class WhatIsTheRuntimes(RightServer):
         output = self.assert_right(script(PREFORK), "0,1,9,12,15,19", 3)
         self.assertNotIn("not tried", output.replace("-: not tried", ""))
 
+    def test_a_child_may_serve_and_have_no_core_yet(self):
+        server = mock.Mock(pids=[], spin_ms=1, cpu_ms=lambda: 0, exited=lambda: False,
+                           calls=lambda: ["epoll_wait", "futex"],
+                           others_asleep=mock.Mock(side_effect=[False, False, True]))
+        other = mock.Mock(readable=lambda: False, unread=lambda: 5, server_fd=lambda: None)
+        self.assertTrue(slow.frozen(server, mock.Mock(push=lambda: 0), other))
+        self.assertEqual(server.others_asleep.call_count, 3)
+
+    def test_a_child_without_a_core_is_waited_for(self):
+        server = mock.Mock(pids=[], spin_ms=1, cpu_ms=lambda: 0, exited=lambda: False,
+                           others_asleep=mock.Mock(side_effect=[False, False, True]))
+        ours, theirs = socket.socketpair()
+        with ours, theirs, mock.patch.object(harness.Stillness, "lasts", lambda *_: True):
+            client = mock.Mock(sock=ours, server=server, _why_stuck=lambda _: ("", ""),
+                               unread=lambda: 5)
+            with self.assertRaisesRegex(harness.Fail, "nothing more comes"):
+                harness.Client.wait(client)
+        self.assertEqual(server.others_asleep.call_count, 3)
+
     def test_pipes_may_be_kept_for_later(self):
         text = script(THREAD_EACH, reply="pipes = pool.pop() if pool else os.pipe(); "
                       "client.sendall(data); pool.append(pipes)")

@@ -374,15 +374,20 @@ class Words(unittest.TestCase):
 
     def look(self, spins, calls=(), said=""):
         """What why_stuck() says of one in these calls, that has said this."""
-        server = mock.Mock(calls=lambda: calls, said=lambda: said)
+        server = mock.Mock(blocked_calls=lambda: calls, said=lambda: said, pids=[1])
         return " ".join(harness.Server.why_stuck(server, spins))
 
     def test_where_it_sleeps(self):
         for call, words in (("accept4", "O_NONBLOCK on the listener"), ("poll", "in the array"),
                             ("select", "overwrites"), ("epoll_wait", "until EAGAIN"),
-                            ("recv", "until that client sends")):
-            self.assertIn(words, self.look(False, [call]))
-        self.assertEqual(self.look(False, ["futex"]), " ")
+                            ("recvfrom", "until that client sends")):
+            self.assertIn(words, self.look(False, [(call, [3])]))
+        for calls in ["futex"], ["accept", "read"]:
+            self.assertEqual(self.look(False, [(call, [3]) for call in calls]), " ")
+
+    def test_two_threads_that_read_from_one_client(self):
+        self.assertIn("not a pointer", self.look(False, [("accept", [3]), ("read", [9]),
+                                                         ("read", [9])]))
 
     def test_what_it_does_without_end(self):
         self.assertIn("take it out of the set when you close it",
