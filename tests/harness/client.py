@@ -13,6 +13,8 @@ from tests.harness.waiting import FAILSAFE, Deadline, Stillness
 from tests.outside import kernel
 
 IN_QUEUE = "accept(2): this client is in the queue yet. Who calls accept() for it, and when?"
+END = "end of file"  # what is waited for
+NOT_CLOSED = "close(2): the server has a descriptor of it yet. After fork(), two processes have one"
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
 
 
@@ -204,7 +206,7 @@ class Client:
             if data:
                 raise Fail(f"{show(data)} too many", sent=show(sent),
                            expected="nothing more, then end of file")
-            self.wait(what="end of file", sent=sent)
+            self.wait(what=END, sent=sent)
 
     def expect_nothing_more(self, sent=""):
         """When the server has come to rest, nothing is behind the answer, and no end either."""
@@ -213,7 +215,7 @@ class Client:
             raise Fail(f"all bytes are right, and then the connection ends ({end})"
                        f"{self.server.said()}", sent=show(sent),
                        expected="it lasts until the client has finished sending",
-                       look="recv(2): 0 is the end of input. EAGAIN is none: nothing has come yet")
+                       look="recv(2): 0 is the end of input. Neither one answer nor EAGAIN is")
 
     def require_no_surplus(self, sent=""):
         """Fail if more has come back than was sent. Returns how the connection ended, or ''."""
@@ -247,17 +249,19 @@ class Client:
             spins, near = self.server.cpu_ms() > spin_ms, self.near_end()
             rests = still.lasts(near.unsent if near else 0) and self.server.others_asleep()
             if spins or rests or deadline.passed():
-                unread, (look, hint) = self.unread(), self._why_stuck(spins)
+                unread, (look, hint) = self.unread(), self._why_stuck(spins, what)
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "
                            f"{unread:,} bytes of this client unread"
                            f"{self.server.said() if spins else ''}",
                            expected=what, sent=show(sent), look=look, hint=hint)
 
-    def _why_stuck(self, spins):
-        """(what to look at, what to write) when the server does nothing, or goes in circles."""
+    def _why_stuck(self, spins, what):
+        """(what to look at, what to write) when `what` does not come, or it goes in circles."""
         if spins:
             return self.server.why_stuck(True)
+        if what == END and self.server_fd():
+            return NOT_CLOSED, ""
         if self.unread() and not self.accepted():
             return IN_QUEUE, ""
         # Where another process serves it, those who listen may sleep as they like.

@@ -207,7 +207,7 @@ def only_one(server, clients):
     served = len(clients) - waiting
     if served != 1 and (server.own or not 1 <= served < 100):
         raise Fail(seen, expected="an answer to each",
-                   look="accept(2): who does not call it? A runtime may limit the number of clients")
+                   look="accept(2): who calls it? A runtime may limit the number of clients")
     for i, client in enumerate(clients[:served]):
         client.expect(frame(b"client %d" % i))
     clients[0].close()

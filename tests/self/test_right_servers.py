@@ -163,7 +163,7 @@ class WhatIsTheRuntimes(RightServer):
                            others_asleep=mock.Mock(side_effect=[False, False, True]))
         ours, theirs = socket.socketpair()
         with ours, theirs, mock.patch.object(harness.Stillness, "lasts", lambda *_: True):
-            client = mock.Mock(sock=ours, server=server, _why_stuck=lambda _: ("", ""),
+            client = mock.Mock(sock=ours, server=server, _why_stuck=lambda *_: ("", ""),
                                unread=lambda: 5)
             with self.assertRaisesRegex(harness.Fail, "nothing more comes"):
                 harness.Client.wait(client)

@@ -303,7 +303,16 @@ class WrongServers(ReadersServer):
     def test_nothing_yet_is_taken_for_the_end(self):
         text = script(EDGES, for_listener="listener.setblocking(False)", at_eagain="raise")
         self.assert_caught(self.check(text), "and then the connection ends (end of file). Its last "
-                           "words: BlockingIOError", "EAGAIN is none: nothing has come yet")
+                           "words: BlockingIOError", "Neither one answer nor EAGAIN is")
+
+    def test_a_parent_that_keeps_what_its_child_serves(self):
+        text = script(ONE_AT_A_TIME, on_start="kept = []; signal.signal(signal.SIGCHLD, "
+                      "signal.SIG_IGN)").replace(
+            "    total = 0\n", "    kept.append(client)\n    if os.fork():\n        continue\n"
+            "    total = 0\n").replace("with client:", "if True:").replace(
+            "            pass\n", "            pass\n        os._exit(0)\n")
+        self.assert_caught(self.check(text, "17", stage=3), "look at: close(2): the server has a "
+                           "descriptor of it yet. After fork(), two processes have one")
 
     def test_a_set_that_select_has_overwritten(self):
         text = script(ONE_AT_A_TIME, on_start="import select", reply="client.sendall(data); "
