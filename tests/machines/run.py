@@ -43,7 +43,7 @@ QUICK = {  # a name for the table: the command
     "rows": f"{MADE} tests.learn.matrix {BUILD} --rows 3,4,12,14,16,22,31",
     "unit": f"make -s ${{B:-build}}/unit && python3 -m tests.self.run {BUILD} unit",
     "sim": f"make -s ${{B:-build}}/sim && python3 -m tests.self.run {BUILD} sim",
-    "prose": f"python3 -m tests.self.run {BUILD} prose",
+    "prose": f"{MADE} tests.self.run {BUILD} prose",
     "scripts": f"{MADE} tests.self.run {BUILD} test_options test_shim test_streams test_run",
     "corpus": f"python3 -m tests.self.run {BUILD} 'fuzz corpus'",
     "compare": f"{MADE} tests.bench.compare {BUILD} --quick --no-charts",
