@@ -345,6 +345,8 @@ class WrongServers(ReadersServer):
         text = text.replace("print(\"mine", "listener.bind(('127.0.0.1', port)); "
                             "listener.listen(4096)\nprint(\"mine", 1)
         result = self.check(text, "0,17,18,19")
+        if "tcp_max_tw_buckets are full" in result[1]:  # others on this machine have filled them
+            self.skipTest("nothing is in TIME_WAIT: net.ipv4.tcp_max_tw_buckets are full")
         self.assert_caught(result, "Address already in use", "SO_REUSEADDR", "19 P",
                            "but for row 18")
         self.assertNotIn("listen first", result[1])
