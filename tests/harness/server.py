@@ -51,8 +51,8 @@ SHARED = ("pthread_create(3): two threads wait for the bytes of one client",
           "give each thread the number itself, not a pointer to a variable that changes")
 CLOSED = ("select(2), poll(2): EBADF and POLLNVAL: is a closed descriptor still in the set?",
           "take it out of the set when you close it")
-BUSY = ("poll(2): which event comes again and again? POLLOUT, while nothing is to be sent? POLLHUP, "
-        "which comes unasked?", "")
+BUSY = ("poll(2): which event comes again and again? POLLOUT, while nothing is to be sent? "
+        "POLLHUP, which comes unasked?", "")
 
 
 def has_ipv6():
