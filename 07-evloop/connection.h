@@ -152,7 +152,7 @@ public:
 
     void write(std::string_view bytes) override {
         touch();
-        if (phase_ > Phase::open || closed_ || error_ != 0) return;
+        if (phase_ > Phase::open || closed_) return;
         Counted counted(*this);
         // Small writes are put together: one send() for all answers of a hook. Of a large one, what
         // the kernel takes at once need not be copied.

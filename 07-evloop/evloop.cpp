@@ -103,10 +103,9 @@ public:
     ~Engine() {
         stage = Stage::draining;  // nothing new begins
         for (std::size_t fd = 0; fd < slots.size(); ++fd) {
-            std::unique_ptr<Connection> conn = std::move(slots[fd].conn);
-            slots[fd] = {};
+            Slot last_of_it = std::exchange(slots[fd], {});
             // In a child that was forked the connection is its parent's.
-            if (conn && getpid() == process) conn->cut_off();
+            if (last_of_it.conn && getpid() == process) last_of_it.conn->cut_off();
         }
         while (!tasks.empty()) decltype(tasks)().swap(tasks);
     }
@@ -365,9 +364,7 @@ public:
         }
         conn.cut_off();
         if (has_copies) tell(EPOLL_CTL_DEL, conn.fd(), 0);
-        Slot& slot = slots[conn.fd()];
-        std::unique_ptr<Connection> last_of_it = std::move(slot.conn);
-        slot = {};
+        Slot last_of_it = std::exchange(slots[conn.fd()], {});
     }  // here Conn::state ends, and may call whatever it likes
 
     // ---- What is watched -----------------------------------------------------------------------
@@ -388,7 +385,7 @@ public:
 
     Slot& install(int fd, Slot::Kind kind) {
         // Descriptors are small numbers, as the kernel gives out the lowest free one.
-        if (std::size_t size = fd + 1; size > slots.size()) slots.resize(size);
+        if (fd >= std::ssize(slots)) slots.resize(fd + 1);
         slots[fd].serial = ++last_serial;
         slots[fd].kind = kind;
         return slots[fd];

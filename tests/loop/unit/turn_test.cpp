@@ -1,5 +1,6 @@
 // Ticks, stop() and post().
 
+#include "07-evloop/connection.h"
 #include "loop_fixture.h"
 
 #include <atomic>
@@ -169,15 +170,24 @@ TEST_F(StopTest, AnswersAllThatWasReceivedHoweverSmallAMessageMayBe) {
 }
 
 TEST_F(StopTest, WhatIsStillUnreadMakesNoReset) {
+    make_loop({.drain = 1h, .grace = 1h});
     hooks.read = [&](Conn& conn) {
         conn.write("answer");
         conn.close();
-        loop().stop();
     };
     Client& client = accepted_client();
-    client.send(pattern(300'000));
+    int fd = last_conn()->fd();
+    client.send("question");
+    EXPECT_TRUE(turn_until([&] { return client.bytes == "answer"; }));
+    kernel.recv = [](int, void*, std::size_t, int) { return fail_with(EAGAIN); };
+    client.send("and more");
+    loop().stop();
+    EXPECT_TRUE(turn_until([&] { return unacknowledged(fd) == 0 && unread(fd) == 8; }));
+    pass(1000ms);
+    turn(3);
+    EXPECT_EQ(hooks.closed, 0);
+    kernel.recv = {};
     EXPECT_TRUE(run_to_the_end());
-    EXPECT_EQ(client.bytes, "answer");
     EXPECT_TRUE(client.ended());
 }
 
