@@ -892,6 +892,22 @@ TEST_F(ConnTest, BeyondTheCapOfConnectionsClientsWaitInTheQueue) {
     EXPECT_EQ(hooks.accepted, 4);
 }
 
+TEST_F(ConnTest, AListenerThatCannotBeWatchedAgainIsTriedAgain) {
+    make_loop({.max_connections = 1});
+    Client& first = accepted_client();
+    Client& second = add_client();
+    int refused = 0;
+    kernel.epoll_ctl = [&](int epoll, int operation, int fd, epoll_event* event) {
+        if (operation == EPOLL_CTL_ADD && hooks.closed == 1 && ++refused <= 3)
+            return fail_with(ENOMEM);
+        return real::epoll_ctl(epoll, operation, fd, event);
+    };
+    first.close();
+    second.send("hello");
+    EXPECT_TRUE(turn_until([&] { return second.bytes == "hello"; }));
+    EXPECT_GT(refused, 3);
+}
+
 // accept4() that finds nobody has made a socket for nothing: it costs more than the next turn.
 TEST_F(ConnTest, OneClientIsAcceptedInATurnAndTheQueueIsNeverFoundEmpty) {
     int accepts = 0;
