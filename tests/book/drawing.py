@@ -7,6 +7,7 @@ in words, too.
 from xml.sax.saxutils import escape
 
 WIDTH = 720
+NARROW = 530  # its words can be read on a phone, too
 STYLE = """\
 text { font: 14px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: INK }
 .title { font-weight: 600 } .quiet { fill: QUIET } .small { font-size: 12px }
@@ -38,8 +39,8 @@ def coloured(colours):
 class Drawing:
     """A picture of a fixed size, made of boxes, words and arrows."""
 
-    def __init__(self, height, label):
-        self.height, self.label, self.parts = height, label, []
+    def __init__(self, height, label, width=WIDTH):
+        self.width, self.height, self.label, self.parts = width, height, label, []
 
     def text(self, x, y, words, kind="", anchor="start"):
         """A line of text; y is its baseline."""
@@ -86,7 +87,7 @@ class Drawing:
         """The whole file."""
         style = (coloured(LIGHT) + "@media (prefers-color-scheme: dark) {\n" + coloured(DARK)
                  + "}\n")
-        return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height}" '
-                f'width="{WIDTH}" height="{self.height}" role="img" '
+        return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
+                f'width="{self.width}" height="{self.height}" role="img" '
                 f'aria-label="{escape(self.label, {chr(34): "&quot;"})}">\n'
                 f"<style>\n{style}</style>\n" + "\n".join(self.parts) + "\n</svg>\n")

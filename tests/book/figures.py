@@ -5,146 +5,153 @@ One function for each. What has a number has it from the code or from the record
 """
 
 import argparse
-import json
 import pathlib
 import re
 import sys
 
-from tests.book.drawing import Drawing
+from tests.book.drawing import NARROW, Drawing
+from tests.book.recorded import recorded
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def queues():
     """Chapter 1: the kernel accepts connections and bytes while the program sleeps."""
-    d = Drawing(270, "The kernel holds a queue of connections that nobody has accepted yet, and a "
-                     "receive buffer for each. The program sleeps in recv() of the first client.")
-    d.box(150, 30, 390, 210, kind="room")
-    d.text(345, 22, "the kernel", "title", "middle")
-    d.text(625, 22, "our program", "title", "middle")
-    d.box(2, 60, 108, 40, "client 1", text="title")
-    d.box(2, 170, 108, 40, "client 2", "key", "keyed")
-    d.box(170, 50, 140, 60, "socket 4\nconnected", "box")
-    d.box(330, 50, 190, 26, "receive buffer: empty", text="small quiet")
-    d.box(330, 84, 190, 26, "send buffer: empty", text="small quiet")
-    d.box(170, 160, 140, 60, "socket 3\nthe listener", "box")
-    d.box(330, 160, 190, 26, "queue: client 2", "key", "small keyed")
-    d.box(330, 194, 190, 26, "its receive buffer: “hi”", "key", "small keyed")
-    d.arrow([(110, 80), (166, 80)])
-    d.arrow([(110, 190), (166, 190)], "way")
-    d.arrow([(520, 63), (566, 63)])
-    d.arrow([(568, 97), (524, 97)])
-    d.arrow([(520, 173), (566, 173)])
-    d.text(572, 68, "recv(4)", "code")
-    d.text(632, 68, "asleep here", "small quiet")
-    d.text(572, 102, "send(4)", "code quiet")
-    d.text(572, 178, "accept(3)", "code quiet")
-    d.text(572, 196, "not called: we sleep", "small quiet")
+    d = Drawing(262, "The kernel holds a queue of connections that are not accepted yet, and a "
+                     "receive buffer for each. The program sleeps in recv() of the first client.",
+                NARROW)
+    d.box(92, 30, 314, 218, kind="room")
+    d.text(249, 22, "the kernel", "title", "middle")
+    d.text(474, 22, "our program", "title", "middle")
+    d.box(2, 56, 66, 48, "your\nfirst nc")
+    d.box(2, 160, 66, 48, "your\nsecond", "key", "keyed")
+    d.box(104, 50, 92, 60, "socket 4\nconnected")
+    d.box(104, 154, 92, 60, "socket 3\nthe listener")
+    for y, words, kind in ((50, "receive buffer: empty", "box"), (84, "send buffer: empty", "box"),
+                           (154, "accept queue: second nc", "key"),
+                           (188, "its receive buffer: “hi”", "key")):
+        d.box(212, y, 182, 28, words, kind, "small " + ("keyed" if kind == "key" else "quiet"))
+    d.arrow([(68, 80), (100, 80)])
+    d.arrow([(68, 184), (100, 184)], "way")
+    d.arrow([(394, 64), (426, 64)])
+    d.arrow([(426, 98), (398, 98)])
+    d.arrow([(394, 168), (426, 168)])
+    d.text(430, 62, "recv(4)", "code")
+    d.text(430, 78, "asleep here", "small badly")
+    d.text(430, 102, "send(4)", "code quiet")
+    d.text(430, 166, "accept(3)", "code quiet")
+    d.text(430, 182, "not called:", "small quiet")
+    d.text(430, 198, "we’re asleep", "small quiet")
+    d.text(249, 236, "here your second nc and its bytes wait", "small quiet", "middle")
     return d
 
 
 def bits():
     """Chapter 2: a set with a bit for each descriptor, and the end of it."""
-    d = Drawing(280, "An fd_set has 1,024 bits. Bit n stands for descriptor n. We hand in the set "
-                     "of all we watch, and select() leaves only the bits of those that are ready.")
+    d = Drawing(258, "An fd_set has 1,024 bits. Bit n stands for descriptor n. We hand in the set "
+                     "of all we watch, and select() leaves only the bits of those that are ready.",
+                NARROW)
+    left, wide = 80, 39
     names = ["0", "1", "2", "3", "4", "5", "6", "7", "…", "1023"]
     d.text(0, 24, "descriptor", "small quiet")
     for number, name in enumerate(names):
-        d.text(150 + 46 * number + 23, 24, name, "code quiet", "middle")
-    d.text(658, 24, "1024", "code badly", "middle")
+        d.text(left + wide * (number + .5), 24, name, "code quiet", "middle")
+    d.text(506, 24, "1024", "code badly", "middle")
     d.text(0, 58, "we ask for")
-    d.cells(150, 36, 46, 34, ["0", "0", "0", ("1", "key"), ("1", "key"), ("1", "key"), ("1", "key"),
-                              "0", "…", "0"])
-    d.box(634, 36, 48, 34, "?", "bad", "badly")
-    d.arrow([(265, 78), (265, 122)], words="select() sleeps, then overwrites", at=(275, 104),
+    d.cells(left, 36, wide, 34, ["0", "0", "0", ("1", "key"), ("1", "key"), ("1", "key"),
+                                 ("1", "key"), "0", "…", "0"])
+    d.box(486, 36, 40, 34, "?", "bad", "badly")
+    d.arrow([(177, 78), (177, 130)], words="select() sleeps, then overwrites", at=(187, 122),
             anchor="start")
-    d.text(0, 152, "it leaves")
-    d.cells(150, 130, 46, 34, ["0", "0", "0", "0", "0", "0", ("1", "key"), "0", "…", "0"])
-    d.arrow([(449, 196), (449, 170)], "way")
-    d.text(449, 214, "only client 6 has sent something", "keyed", "middle")
-    d.text(449, 234, "we find it by looking at every bit up to the highest", "small quiet",
-           "middle")
-    d.text(716, 96, "no such bit: FD_SET", "small badly", "end")
-    d.text(716, 112, "writes beyond the set", "small badly", "end")
-    d.text(0, 268, "128 bytes there and back, at each call", "small quiet")
+    d.text(528, 88, "no such bit: FD_SET", "small badly", "end")
+    d.text(528, 104, "writes beyond the set", "small badly", "end")
+    d.text(0, 160, "it leaves")
+    d.cells(left, 138, wide, 34, ["0", "0", "0", "0", "0", "0", ("1", "key"), "0", "…", "0"])
+    d.arrow([(333, 204), (333, 178)], "way")
+    d.text(333, 222, "only client 6 has sent something", "keyed", "middle")
+    d.text(265, 250, "at each call, the kernel and we look at every bit up to the highest",
+           "small quiet", "middle")
     return d
 
 
 def array():
     """Chapter 3: question and answer in one array, handed over whole each time."""
     d = Drawing(212, "poll() takes an array with an entry of 8 bytes for each client: the "
-                     "descriptor, what we ask, and what the kernel answers.")
-    fds = ["3", "5", "6", "7", "1500", "…"]
+                     "descriptor, what we ask, and what the kernel answers.", NARROW)
+    fds = ["3", "4", "6", "1500", "…"]
+    left, wide = 64, 70
     d.text(0, 46, "fd", "code")
     d.text(0, 80, "events", "code")
     d.text(0, 114, "revents", "code")
     for number, fd in enumerate(fds):
-        hot, x = fd == "6", 80 + 84 * number
-        d.box(x, 24, 84, 34, fd, text="code")
-        d.box(x, 58, 84, 34, "…" if fd == "…" else "POLLIN", text="code small")
-        d.box(x, 92, 84, 34, "POLLIN" if hot else "…" if fd == "…" else "0",
+        hot, x = fd == "6", left + wide * number
+        d.box(x, 24, wide, 34, fd, text="code")
+        d.box(x, 58, wide, 34, "…" if fd == "…" else "POLLIN", text="code small")
+        d.box(x, 92, wide, 34, "POLLIN" if hot else "…" if fd == "…" else "0",
               "key" if hot else "box", "code small" + (" keyed" if hot else ""))
-    d.text(600, 46, "any number fits", "small quiet")
-    d.text(600, 80, "our question stays", "small quiet")
-    d.text(600, 114, "the answer", "small quiet")
-    d.arrow([(80, 140), (80, 160), (584, 160), (584, 140)])
-    d.text(332, 182, "handed over whole at each call, and walked through twice", "", "middle")
-    d.text(332, 202, "8 bytes × every client, to find the one that has spoken", "small quiet",
+    d.text(424, 46, "any number fits", "small quiet")
+    d.text(424, 80, "our question", "small quiet")
+    d.text(424, 114, "the answer", "small keyed")
+    end = left + wide * len(fds)
+    d.arrow([(left, 138), (left, 158), (end, 158), (end, 138)])
+    d.text(265, 180, "handed over whole at each call, and walked through twice", "", "middle")
+    d.text(265, 202, "8 bytes for every client, to find the one that has spoken", "small quiet",
            "middle")
     return d
 
 
 def level():
     """Chapter 3: bytes are left in the buffer, and poll() returns each time, until none is left."""
-    d = Drawing(250, "Six bytes arrive. A server that reads one at a time calls poll() again, and "
-                     "poll() returns at once as long as bytes are left. With none left, it sleeps.")
-    left, step, bottom = 190, 66, 130
+    d = Drawing(252, "Six bytes arrive. A server that reads one at a time calls poll() again, and "
+                     "poll() returns at once as long as bytes are left. With none left, it sleeps.",
+                NARROW)
+    left, step, bottom = 142, 60, 130
     d.text(0, 70, "bytes in the")
     d.text(0, 88, "receive buffer")
-    points = [(120, bottom), (left - 40, bottom), (left - 40, bottom - 90)]
+    points = [(100, bottom), (left - 34, bottom), (left - 34, bottom - 90)]
     for number in range(1, 7):
-        x = left + step * number - 20
+        x = left + step * number - 16
         points += [(x, bottom - 90 + 15 * (number - 1)), (x, bottom - 90 + 15 * number)]
-    d.line([*points, (700, bottom)], "way")
-    d.text(left - 40, 26, "“hello” and Return arrive", "small", "middle")
+    d.line([*points, (528, bottom)], "way")
+    d.text(left - 34, 26, "“hello” and Return arrive", "small", "start")
     d.text(0, 176, "poll()", "code")
     d.text(0, 214, "recv()", "code")
     for number, byte in enumerate(["h", "e", "l", "l", "o", "\\n"]):
         x = left + step * number
-        d.box(x - 30, 156, 60, 30, "returns", "key", "small keyed")
-        d.box(x + 6, 194, 48, 30, f"“{byte}”", text="code small")
-    d.text(left + step * 6 - 24, 176, "sleeps: nothing is left", "small quiet")
-    d.text(425, 244, "It reports that there are bytes, not that bytes have arrived.", "small quiet",
-           "middle")
+        d.box(x - 34, 156, 56, 30, "returns", "key", "small keyed")
+        d.box(x - 4, 194, 44, 30, f"“{byte}”", text="code small")
+    d.text(left + step * 6 - 28, 176, "sleeps", "small quiet")
+    d.text(265, 246, "poll() returns as long as bytes are there, whenever they arrived",
+           "small quiet", "middle")
     return d
 
 
 def lists():
     """Chapter 4: the interest list stays with the kernel; a packet puts its socket on the other."""
-    d = Drawing(330, "The kernel keeps the interest list. When a packet arrives for socket 6, the "
+    d = Drawing(326, "The kernel keeps the interest list. When a packet arrives for socket 6, the "
                      "kernel puts its bytes into the buffer and 6 on the ready list. epoll_wait() "
-                     "returns the ready list only.")
-    d.box(130, 30, 400, 280, kind="room")
-    d.text(330, 22, "the kernel", "title", "middle")
-    d.text(625, 22, "our program", "title", "middle")
-    d.text(150, 58, "interest list: all we care about", "title")
-    d.cells(150, 70, 60, 32, ["3", "5", ("6", "key"), "7", "8", "…"])
-    d.text(224, 248, "ready list: who has something", "title")
-    d.cells(150, 260, 60, 32, [("6", "key"), "", ""])
-    d.box(270, 140, 240, 62, "socket 6\nreceive buffer: “hi”", "key")
-    d.arrow([(0, 171), (264, 171)], "way")
-    d.text(0, 144, "a packet", "keyed")
-    d.text(0, 160, "arrives", "keyed")
-    d.arrow([(300, 106), (300, 136)], words="“wake me for this one”", at=(312, 124),
+                     "returns the ready list only.", NARROW)
+    d.box(74, 30, 314, 284, kind="room")
+    d.text(231, 22, "the kernel", "title", "middle")
+    d.text(470, 22, "our program", "title", "middle")
+    d.text(87, 58, "interest list: all we care about", "title")
+    d.cells(87, 70, 48, 32, ["3", "5", ("6", "key"), "7", "8", "…"])
+    d.box(160, 140, 215, 62, "socket 6\nreceive buffer: “hi”", "key")
+    d.arrow([(0, 171), (156, 171)], "way")
+    d.text(0, 146, "a packet", "keyed")
+    d.text(0, 162, "arrives", "keyed")
+    d.arrow([(207, 106), (207, 136)], words="“wake me for this one”", at=(217, 125),
             anchor="start")
-    d.arrow([(390, 202), (390, 224), (180, 224), (180, 256)], "way")
-    d.text(400, 220, "6 goes on the list", "small keyed")
-    d.arrow([(566, 86), (516, 86)])
-    d.text(572, 82, "epoll_ctl(ADD)", "code")
-    d.text(572, 100, "once per client", "small quiet")
-    d.arrow([(336, 276), (562, 276)], "way")
-    d.text(572, 272, "epoll_wait()", "code")
-    d.text(572, 290, "returns 6, only 6", "small keyed")
+    d.arrow([(300, 202), (300, 228), (111, 228), (111, 264)], "way")
+    d.text(290, 221, "6 goes on the list", "small keyed", "end")
+    d.text(128, 254, "ready list: who has something", "title")
+    d.cells(87, 268, 48, 32, [("6", "key"), "", ""])
+    d.arrow([(410, 86), (379, 86)])
+    d.text(414, 84, "epoll_ctl(ADD)", "code")
+    d.text(414, 102, "once per client", "small quiet")
+    d.arrow([(237, 284), (408, 284)], "way")
+    d.text(414, 280, "epoll_wait()", "code")
+    d.text(414, 298, "returns 6, only 6", "small keyed")
     return d
 
 
@@ -162,7 +169,8 @@ def edges():
     d.text(470, 30, "we read a part", "small", "middle")
     d.text(600, 130, "we read the rest", "small", "middle")
     d.line([(230, 138), (230, 260)], "gone")
-    d.line([(370, 138), (370, 230)], "gone")
+    d.line([(370, 138), (370, 188)], "gone")
+    d.line([(370, 212), (370, 230)], "gone")
     d.line([(600, 138), (600, 260)], "gone")
     d.text(0, 176, "level-triggered", "title")
     for number in range(13):
@@ -177,19 +185,9 @@ def edges():
     d.text(0, 266, "“it has become so”", "small quiet")
     d.text(491, 248, "silence: the part that we", "badly", "middle")
     d.text(491, 266, "left is not reported again", "badly", "middle")
-    d.text(420, 306, "So read until EAGAIN: then nothing is left, and the next byte is a new edge.",
+    d.text(420, 306, "So read until EAGAIN: then nothing is left that you would never hear of.",
            "small quiet", "middle")
     return d
-
-
-def recorded(stage, step, who):
-    """What the story's recording says of a client at the end of a step of it."""
-    story = json.loads((ROOT / "tests/story/steps.json").read_text(encoding="utf-8"))
-    client = {}
-    for frame in story["stages"][stage - 1]["frames"]:
-        if frame["step"] <= step:
-            client.update(frame.get("clients", {}).get(who, {}))
-    return client
 
 
 FLOOD = 5  # the step of the story in which C sends 8 MB and reads nothing
@@ -269,23 +267,24 @@ def turn():
 # Where the phases of a connection stand, and what leads from one to the next. Phases and edges
 # themselves come from connection.h: an edge of it without words here is an error, and so is a
 # phase without a place.
-PLACES = {"connecting": (10, 40), "open": (190, 40), "closing": (370, 40),
-          "lingering": (550, 40), "over": (370, 230), "gone": (550, 230)}
+PLACES = {"connecting": (4, 40), "open": (201, 40), "closing": (398, 40),
+          "lingering": (592, 40), "over": (398, 230), "gone": (592, 230)}
+WIDE = 122  # of each
 MEANING = {"connecting": "connect() is\nunder way", "open": "takes input,\nsends output",
            "closing": "all output\nis still sent", "lingering": "our FIN is out,\nwait for theirs",
            "over": "settle will\ndestroy it", "gone": "on_close(),\nclose(fd)"}
 WAYS = {
-    ("connecting", "open"): ([(140, 75), (186, 75)], "it is up", (163, 68)),
-    ("open", "closing"): ([(320, 75), (366, 75)], "close()", (343, 68)),
-    ("closing", "lingering"): ([(500, 75), (546, 75)], "all sent", (523, 68)),
-    ("connecting", "closing"): ([(75, 40), (75, 16), (435, 16), (435, 36)],
-                                "it is up, and close() was called before", (255, 10)),
-    ("connecting", "over"): ([(75, 110), (75, 275), (366, 275)], "refused, too late", (220, 268)),
-    ("open", "over"): ([(255, 110), (255, 250), (366, 250)], "error, abort()", (310, 243)),
-    ("closing", "over"): ([(435, 110), (435, 226)], "all sent, and", (443, 160)),
-    ("lingering", "over"): ([(615, 110), (615, 190), (480, 190), (480, 226)], "their FIN,",
-                            (623, 150)),
-    ("over", "gone"): ([(500, 265), (546, 265)], "settle", (523, 258)),
+    ("connecting", "open"): ([(126, 75), (197, 75)], "it is up", (161, 67)),
+    ("open", "closing"): ([(323, 75), (394, 75)], "close() or", (358, 67)),
+    ("closing", "lingering"): ([(520, 75), (588, 75)], "all sent", (554, 67)),
+    ("connecting", "closing"): ([(65, 40), (65, 18), (459, 18), (459, 36)],
+                                "it is up, and close() was called before", (262, 12)),
+    ("connecting", "over"): ([(65, 110), (65, 275), (394, 275)], "refused, too late", (230, 268)),
+    ("open", "over"): ([(262, 110), (262, 250), (394, 250)], "error, abort()", (330, 243)),
+    ("closing", "over"): ([(459, 110), (459, 226)], "all sent, and", (467, 160)),
+    ("lingering", "over"): ([(653, 110), (653, 200), (500, 200), (500, 226)], "their FIN,",
+                            (645, 130)),
+    ("over", "gone"): ([(520, 265), (588, 265)], "settle", (554, 257)),
 }
 
 
@@ -309,20 +308,20 @@ def states():
     for name in names:
         x, y = PLACES[name]
         kind, text = ("key", "title keyed") if name == "open" else ("box", "title")
-        d.box(x, y, 130, 70, kind=kind)
+        d.box(x, y, WIDE, 70, kind=kind)
         lines = MEANING[name].split("\n")
-        d.text(x + 65, y + 21, name, text, "middle")
+        d.text(x + WIDE / 2, y + 21, name, text, "middle")
         for number, line in enumerate(lines):
-            d.text(x + 65, y + 41 + 16 * number, line, "small quiet", "middle")
+            d.text(x + WIDE / 2, y + 41 + 16 * number, line, "small quiet", "middle")
     for edge in edges:
         points, words, at = WAYS[edge]
-        beside = edge in (("closing", "over"), ("lingering", "over"))
+        anchor = {("closing", "over"): "start", ("lingering", "over"): "end"}.get(edge, "middle")
         main_road = "over" not in edge and edge != ("connecting", "closing")
-        d.arrow(points, "way" if main_road else "arrow", words, at,
-                "start" if beside else "middle")
-    d.text(443, 175, "their FIN is here", "small quiet")
-    d.text(623, 165, "or a deadline", "small quiet")
-    d.text(10, 324, "An error, abort() or a deadline leads to “over” from anywhere.", "small quiet")
+        d.arrow(points, "way" if main_road else "arrow", words, at, anchor)
+    d.text(358, 93, "their FIN", "small quiet", "middle")
+    d.text(467, 175, "their FIN is here", "small quiet")
+    d.text(645, 145, "or a deadline", "small quiet", "end")
+    d.text(4, 324, "An error, abort() or a deadline leads to “over” from anywhere.", "small quiet")
     return d
 
 

@@ -48,6 +48,7 @@ class Site:
     def __init__(self, out):
         self.out = out
         self.made = {}  # path in the repository: (path in the site, its HTML or None)
+        self.bodies = {}  # of source files, by path
         self.problems = []
 
     def make(self):
@@ -56,6 +57,7 @@ class Site:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
             while waiting:
                 found = set()
+                self.bodies |= sources(path for path in waiting if is_source(path))
                 for path, links in zip(waiting, workers.map(self.page, waiting)):
                     found |= links
                 waiting = found - set(self.made)
@@ -76,7 +78,7 @@ class Site:
             return set()
         links = set()
         body = LINK.sub(lambda match: match[1] + self.link(match[2], path, links) + match[3],
-                        contents(path))
+                        self.bodies.get(path) or contents(path))
         title = html.unescape(re.sub(r"<.*?>", "", first_heading(body) or str(path)))
         text = PAGE.format(title=html.escape(title), up="../" * (len(name.parts) - 1), body=body,
                            course=self.course(path), around=self.around(path),
@@ -164,20 +166,35 @@ def relative(goal, page):
     return os.path.relpath(goal, page.parent).replace(os.sep, "/")
 
 
+def is_source(path):
+    """Is it a file that becomes a page with its lines?"""
+    return (markdown.ROOT / path).is_file() and path.suffix not in {".md", *COPIED}
+
+
+def sources(paths):
+    """The HTML of source files, by path. All in one call: pandoc takes long to begin."""
+    text = "".join(map(as_markdown, paths := list(paths)))
+    bodies = re.split("(?=<h1 )", pandoc(text))[1:]
+    return {path: re.sub(r'((?:id|href)="#?)cb\d+', r"\1cb1", body)  # as if each were alone
+            for path, body in zip(paths, bodies)}
+
+
+def as_markdown(path):
+    """A heading and a block with the lines of a source file."""
+    text = (markdown.ROOT / path).read_text(encoding="utf-8").rstrip()
+    fence = "`" * (max(map(len, re.findall(r"`{3,}", text)), default=2) + 1)
+    return f"# {path}\n\n{fence}{LANGUAGES.get(path.suffix, '')}\n{text}\n{fence}\n\n"
+
+
 def contents(path):
-    """The HTML of a Markdown file, of a source file, or of a folder."""
+    """The HTML of a Markdown file, or of a folder."""
     source = markdown.ROOT / path
     if source.is_dir():
         names = sorted(entry.name for entry in source.iterdir() if entry.suffix in LANGUAGES)
         return f"<h1>{html.escape(str(path))}</h1>\n<ul>\n" + "\n".join(
             f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>'
             for name in names) + "\n</ul>"
-    text = source.read_text(encoding="utf-8")
-    if path.suffix == ".md":
-        return pandoc(text)
-    fence = "`" * (max(map(len, re.findall(r"`{3,}", text)), default=2) + 1)
-    language = LANGUAGES.get(path.suffix, "")
-    return pandoc(f"# {path}\n\n{fence}{language}\n{text.rstrip()}\n{fence}\n")
+    return pandoc(source.read_text(encoding="utf-8"))
 
 
 def pandoc(markdown):

@@ -10,9 +10,15 @@ def frame(payload=b""):
     return b"EVLP" + struct.pack("!I", len(payload)) + payload
 
 
+def pattern(size, seed=0):
+    """Bytes that do not repeat where a buffer might end: they do after 251, which is prime."""
+    block = bytes((i * 7 + seed) % 251 for i in range(251))
+    return (block * (size // 251 + 1))[:size]
+
+
 def frames(total, size=64 * KIB, seed=1):
     """About `total` bytes of frames with `size` bytes of payload, no two alike."""
-    block = bytes((i * 7 + seed) % 251 for i in range(size))
+    block = pattern(size, seed)
     count = max(1, total // (size + 8))
     return b"".join(frame(struct.pack("!II", seed, i) + block[8:]) for i in range(count))
 

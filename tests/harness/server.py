@@ -14,12 +14,14 @@ import tempfile
 import time
 
 from tests.harness.client import Client
+from tests.harness.course import SLOWER
 from tests.harness.messages import printable
 from tests.harness.processes import die_with_parent, heed_interrupts
 from tests.harness.verdict import Fail, NoStart, QueueFull
 from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, wait_for
 from tests.outside import kernel, runtime
 
+LAST_MS = 1000 * SLOWER  # CPU time in which a process that dies has died
 LINE = "a line on stdout that ends in: listening on HOST:PORT"
 BUG = "a debugger: the probe has only triggered it (gdb, or build with -fsanitize=address)"
 ENDED = "why it ends: a server goes on when a client has left, and stays in the foreground"
@@ -480,10 +482,13 @@ class Server:
             client.sock.close()
 
     def come_to_rest(self):
-        """A process that dies closes its sockets first. Wait until it is asleep, or has ended."""
-        deadline = Deadline(3, self.pid)
-        while not (self.exited() or self.asleep() or deadline.passed()):
-            time.sleep(0.001)  # one that spins will do neither, and is described as running
+        """A process that dies closes its sockets first. Wait until it is asleep, or has ended.
+
+        One that spins will do neither, and is described as running.
+        """
+        deadline, spin_ms = Deadline(3, self.pid), self.cpu_ms() + LAST_MS
+        while not (self.exited() or self.asleep() or deadline.passed() or self.cpu_ms() > spin_ms):
+            time.sleep(0.001)
 
     def check_alive(self):
         """Fail if it has ended although the probe did not end it, or if a sanitizer spoke."""

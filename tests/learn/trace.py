@@ -15,8 +15,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 
+from tests import harness
 from tests.harness import runner
 from tests.outside import kernel, tracing
 
@@ -58,11 +58,9 @@ class Traced:
 
     def calls(self):
         """What the server has called since the last time, once it is quiet again."""
-        size, quiet = -1, 0
-        while quiet < 3:  # a pause in which nothing was written: a picture, not a verdict
-            time.sleep(0.05)
-            now = os.path.getsize(self.log)
-            size, quiet = now, quiet + 1 if now == size else 0
+        still = harness.Stillness([self.strace.pid, *kernel.descendants(self.strace.pid)])
+        harness.wait_for(lambda: still.lasts(beside=os.path.getsize(self.log)),
+                         "the server is quiet")
         with open(self.log, encoding="utf-8") as log:
             log.seek(self.seen)
             text = log.read()

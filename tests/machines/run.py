@@ -12,7 +12,6 @@ end with a traceback. All that was printed is kept in build/machines/.
 
 import argparse
 import datetime
-import json
 import os
 import pathlib
 import platform
@@ -44,7 +43,7 @@ QUICK = {  # a name for the table: the command
     "rows": f"{MADE} tests.learn.matrix {BUILD} --rows 3,4,12,14,16,22,31",
     "unit": f"make -s ${{B:-build}}/unit && python3 -m tests.self.run {BUILD} unit",
     "sim": f"make -s ${{B:-build}}/sim && python3 -m tests.self.run {BUILD} sim",
-    "prose": f"python3 -m tests.self.run {BUILD} prose",
+    "prose": f"{MADE} tests.self.run {BUILD} prose",
     "scripts": f"{MADE} tests.self.run {BUILD} test_options test_shim test_streams test_run",
     "corpus": f"python3 -m tests.self.run {BUILD} 'fuzz corpus'",
     "compare": f"{MADE} tests.bench.compare {BUILD} --quick --no-charts",
@@ -67,7 +66,7 @@ MACHINES = ["soft-1024", "hard-1024", "hard-4096", "no-ipv6", "no-inet6", "no-pt
 NEEDS = {
     ("bare", "trace"): "strace is missing: apt-get install strace",
     ("no-ptrace", "trace"): "strace needs ptrace(), and this machine forbids it",
-    ("no-stdout", "diff"): "diff: standard output: Bad file descriptor",
+    ("no-stdout", "diff"): "sed: couldn't close stdout: Bad file descriptor",
 }
 SECONDS = {False: 600, True: 3600}  # that a command may take: then it hangs
 
@@ -166,18 +165,30 @@ def write(part, text):
     PAGE.write_text(place.sub(lambda m: m[1] + text + m[2], page), encoding="utf-8")
 
 
+def shown():
+    """The results that the page shows, by machine and command."""
+    part = re.search(r"<!-- machines -->.*?\n(\|.*?)\n\n", PAGE.read_text(encoding="utf-8"), re.S)
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")]
+                      for line in part[1].splitlines()]
+    return {(row[0], name): from_cell(text) for row in rows
+            for name, text in zip(head[1:], row[1:]) if text}
+
+
+def from_cell(text):
+    """The Result that cell() has made this of."""
+    word, _, more = text.partition(": ")
+    if word in ("says", "not here"):
+        return Result({"says": "says", "not here": "skipped"}[word], more, 0)
+    return Result("ok", text[3:], 0) if text.startswith("✓") else Result("FAIL", text.strip("*"), 0)
+
+
 def keep(results):
-    """The results of this run, over those of earlier ones: a machine can be run alone."""
-    path = LOGS / "results.json"
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    known = {(machine, name): Result(*values) for machine, name, *values in old} | results
+    """The results of this run, over those that the page shows: a machine can be run alone."""
+    known = shown() | results
     order = [m for m in MACHINES if any(m == machine for machine, _ in known)]
     order += [m for m, _ in known if m not in order]
-    known = {(machine, name): known[machine, name] for machine in dict.fromkeys(order)
-             for name in [*QUICK, *FULL] if (machine, name) in known}
-    path.write_text(json.dumps([(*key, r.outcome, r.text, r.seconds) for key, r in known.items()]),
-                    encoding="utf-8")
-    return known
+    return {(machine, name): known[machine, name] for machine in dict.fromkeys(order)
+            for name in [*QUICK, *FULL] if (machine, name) in known}
 
 
 def main():

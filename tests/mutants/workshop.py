@@ -12,7 +12,7 @@ import threading
 from tests.mutants.mutant import ROOT
 
 CXX = os.environ.get("CXX", "g++")
-TEST_FLAGS = ["-std=c++20", "-O0", "-g1", "-pthread"]  # to compile takes longer than to run
+TEST_FLAGS = ["-std=c++20", "-O0", "-pthread"]  # to compile takes longer than to run
 SERVER_FLAGS = ["-std=c++20", "-O1", "-pthread"]
 LIBRARY = "07-evloop/evloop.cpp"
 UNIT = ROOT / "tests" / "loop" / "unit"

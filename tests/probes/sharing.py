@@ -321,6 +321,7 @@ def fast_sender(stage):
     fast, small = server.connect(), server.connect()
     fast.roundtrip()
     small.roundtrip()
+    wait_for(server.asleep, "the server sleeps", server)  # it has looked for more of the small one
     flood = Flood(fast, 4 * MIB)
     fast_fd, small_fd = fast.server_fd(), small.server_fd()
     if None in (fast_fd, small_fd):

@@ -2,7 +2,7 @@
 
 import socket
 
-from tests.harness import KIB, MIB, Gone, frame, probe, wait_for
+from tests.harness import KIB, MIB, Gone, frame, pattern, probe, wait_for
 from tests.probes.flood import Flood, finish_dropped
 
 
@@ -50,12 +50,6 @@ def lengths(most):
     around = {(1 << power) + more for power in range(4, 21) for more in (-1, 0, 1)}
     return sorted({payload for length in around for payload in (length - 8, length)
                    if 0 <= payload <= most})
-
-
-def pattern(size):
-    """Bytes that do not repeat where a buffer might."""
-    block = bytes(i * 7 % 251 for i in range(251 * 256))
-    return (block * (size // len(block) + 1))[:size]
 
 
 @probe(row=5, title="a message of any length: around each power of two up to 1 MiB",

@@ -1,7 +1,7 @@
 """Output that a server holds because it could not be sent: how much, and what comes then."""
 
 from tests.outside import kernel
-from tests.harness import KIB, MIB, Fail, Gone, difference, frame, probe, wait_for
+from tests.harness import KIB, MIB, Fail, Gone, difference, frame, pattern, probe, wait_for
 from tests.probes.flood import dropped
 from tests.probes.syscalls import OutOfReach, start
 
@@ -202,7 +202,7 @@ def back_and_forth(server):
     """Up until it stops reading, down by a part, up again, and so on; then all is read."""
     for step, part in ((1000, 10_000), (4 * KIB, 64 * KIB), (64 * KIB, 256 * KIB), (99_999, MIB)):
         late = Held(server)
-        message = frame(bytes(i * 3 % 251 for i in range(step - 8)))
+        message = frame(pattern(step - 8))
         for _ in range(8):
             while late.client.sent < MOST and late.send(message):
                 if late.held() > 2 * MIB:

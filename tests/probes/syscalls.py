@@ -11,7 +11,8 @@ import socket
 import struct
 
 from tests.outside import kernel, runtime
-from tests.harness import MIB, Fail, Gone, Lesson, NotTried, frame, frames, probe, wait_for
+from tests.harness import (MIB, Fail, Gone, Lesson, NotTried, frame, frames, pattern, probe,
+                           wait_for)
 from tests.probes.leaving import warmed_up
 from tests.outside.shim import SPIN, Shim
 
@@ -393,7 +394,7 @@ def one_byte_moves(stage, rules):
     before = at_rest(stage, server)
     for size in (0, 1, 300, 5000):
         client = server.connect()
-        payload = bytes(i * 7 % 251 for i in range(size))
+        payload = pattern(size)
         client.roundtrip(payload)
         client.send(frame(payload))
         client.half_close()

@@ -92,3 +92,14 @@ class Judged(unittest.TestCase):
         self.assertEqual(self.outcome(enter.SKIPPED, "needs root"), "skipped")
         self.assertEqual(self.outcome(2, "strace is missing: apt-get install strace\n", "bare",
                                       "trace"), "says")
+
+    def test_what_the_page_shows_is_read_as_it_was_written(self):
+        results = {("one-cpu", "step"): run.Result("ok", "", 0),
+                   ("one-cpu", "check"): run.Result("ok", "34 passed, 0 failed, 2 skipped", 0),
+                   ("bare", "trace"): run.Result("says", "strace is missing: see there", 0),
+                   ("no-ipv6", "step"): run.Result("skipped", "needs root", 0),
+                   ("user", "diff"): run.Result("FAIL", "exit status 2", 0)}
+        for result in results.values():
+            again = run.from_cell(run.cell(result))
+            self.assertEqual((again.outcome, run.cell(again)), (result.outcome, run.cell(result)))
+        self.assertIn(run.table(run.shown()), run.PAGE.read_text(encoding="utf-8"))
