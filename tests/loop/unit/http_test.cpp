@@ -293,6 +293,15 @@ INSTANTIATE_TEST_SUITE_P(Unfinished, ChunkedBody,
                                          unfinished("5\r\nhello\r"), unfinished("0\r\n"),
                                          unfinished("0\r\nX: y\r\n")));
 
+TEST(BodyTest, AllChunksTogetherHaveALimit) {
+    std::string bytes;
+    while (bytes.size() <= 2 * max_request_body)
+        bytes += "3e8\r\n" + std::string(1000, 'x') + "\r\n";
+    Taken taken = take(chunked(), bytes);
+    EXPECT_TRUE(taken.broken);
+    EXPECT_LE(taken.bytes, max_request_body);
+}
+
 TEST(BodyTest, WhatIsBetweenChunksCountsToo) {
     std::string bytes;
     while (bytes.size() <= max_request_body) bytes += "1;" + std::string(2000, 'x') + "\r\na\r\n";
