@@ -91,8 +91,7 @@ constexpr std::size_t chunk_size = 128 << 10;  // bytes of a buffer to receive i
 // back to the system and is asked for again has to be mapped again.
 class Spares {
 public:
-    // So many, and none that is smaller.
-    Spares(std::size_t most, std::size_t least) : least_(least) { buffers_.reserve(most); }
+    explicit Spares(std::size_t most) { buffers_.reserve(most); }
 
     Buffer take() {
         Buffer buffer;
@@ -104,14 +103,13 @@ public:
 
     void give(Buffer& buffer) {
         Buffer spare = std::exchange(buffer, {});
-        if (spare.capacity() < least_ || spare.capacity() > 2 * chunk_size) return;
+        if (spare.capacity() == 0 || spare.capacity() > 2 * chunk_size) return;
         if (buffers_.size() == buffers_.capacity()) return;
         spare.clear();
         buffers_.push_back(std::move(spare));
     }
 
 private:
-    const std::size_t least_;
     std::vector<Buffer> buffers_;
 };
 
@@ -122,7 +120,7 @@ struct Shared {
     Loop& loop;
     const Limits limits;
     Connection* touched = nullptr;  // a list of those that the next settle looks at
-    Spares inputs{16, chunk_size}, outputs{1, 0};
+    Spares inputs{16}, outputs{1};
     std::size_t held = 0;  // bytes of memory in the buffers of all connections
     Time now = clock_now();  // read once for a turn and not for each message
     bool draining = false;  // stop() has closed the listeners
@@ -144,18 +142,17 @@ public:
     void consume(std::size_t n) override {
         touch();
         n = std::min(n, in_.size());  // after close() there is nothing
+        if (n == 0) return;
         in_.consume(n);
-        if (n != 0) {
-            progress();
-            more_ = !in_.empty();
-            fresh_ = false;
-        }
+        progress();
+        more_ = !in_.empty();
+        fresh_ = false;
         throttle();
     }
 
     void write(std::string_view bytes) override {
         touch();
-        if (phase_ > Phase::open || closed_ || error_ != 0) return;
+        if (phase_ > Phase::open || closed_) return;
         Counted counted(*this);
         // Small writes are put together: one send() for all answers of a hook. Of a large one, what
         // the kernel takes at once need not be copied.
@@ -175,12 +172,14 @@ public:
 
     void hold() override {
         touch();
-        if (phase_ <= Phase::open && !closed_) held_ = true;
+        held_ = true;
     }
 
     void release() override {
         touch();
-        if (!std::exchange(held_, false)) return;
+        bool held = is_held();
+        held_ = false;
+        if (!held) return;
         more_ = !in_.empty();
         progress();
     }
@@ -189,7 +188,7 @@ public:
         touch();
         if (phase_ > Phase::open) return;
         closed_ = true;
-        held_ = more_ = false;
+        more_ = false;
         in_.clear();
         if (phase_ == Phase::open) enter(Phase::closing);
         else if (out_.empty()) fail(0);  // not up, and nothing has to wait until it is
@@ -237,13 +236,10 @@ public:
             more_ = true;
         }
         // Of a message that is not whole only this much is progress: its sender is not idle. What
-        // is thrown away is too, as long as Limits::linger.
-        if (n == ssize_t(most) || (n > 0 && !taken)) progress();
+        // is thrown away is too, once all is sent, and as long as Limits::linger.
+        if (taken ? n == ssize_t(most) : n > 0 && phase_ == Phase::lingering) progress();
         if (n == 0) eof_ = true;
-        if (n == -1 && errno != EAGAIN && errno != EINTR) {
-            eof_ = true;
-            lost(errno);
-        }
+        if (n == -1 && errno != EAGAIN && errno != EINTR) lost(errno);
         return n > 0 && taken;
     }
 
@@ -282,10 +278,7 @@ public:
         flush();
         throttle();
         const Limits& limits = shared_.limits;
-        if (paused_ && out_.size() <= limits.low_water && out_.size() < limits.high_water) {
-            paused_ = false;
-            more_ = !in_.empty();
-        }
+        if (out_.size() <= limits.low_water && out_.size() < limits.high_water) paused_ = false;
         if (takes_input() && !more_ && input_is_over()) enter(Phase::closing);
         if (phase_ != Phase::open && out_.empty()) finish();
     }
@@ -294,7 +287,8 @@ public:
     void begin_drain() {
         touch();
         if (phase_ == Phase::connecting) return fail(ECANCELED);
-        quota_ = std::min(quota_, std::max(0, unread(fd())) + max_input());
+        std::size_t come = std::max(0, unread(fd()));
+        quota_ = come + std::min(max_input(), no_quota - come);
     }
 
     void fail(int error) {
@@ -432,8 +426,7 @@ private:
 
     // stop() cuts off neither a message that has begun nor a client that has just come.
     bool awaits_message() const {
-        bool silent =
-            last_progress_ != this_turn && shared_.now - last_progress_ >= shared_.limits.grace;
+        bool silent = shared_.now - last_progress_ >= shared_.limits.grace;
         return (fresh_ || !in_.empty()) && !silent;
     }
 

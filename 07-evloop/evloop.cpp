@@ -103,12 +103,11 @@ public:
     ~Engine() {
         stage = Stage::draining;  // nothing new begins
         for (std::size_t fd = 0; fd < slots.size(); ++fd) {
-            std::unique_ptr<Connection> conn = std::move(slots[fd].conn);
-            slots[fd] = {};
+            Slot last_of_it = std::exchange(slots[fd], {});
             // In a child that was forked the connection is its parent's.
-            if (conn && getpid() == process) conn->cut_off();
+            if (last_of_it.conn && getpid() == process) last_of_it.conn->cut_off();
         }
-        for (decltype(tasks) late; late.swap(tasks), !late.empty();) late.clear();
+        while (!tasks.empty()) decltype(tasks)().swap(tasks);
     }
 
     bool done() const { return stage == Stage::draining && connections == 0; }
@@ -316,15 +315,16 @@ public:
     }
 
     void shed() {
-        for (std::size_t held = shared.held; held > limits.max_memory;) {
+        for (bool beyond = shared.held > limits.max_memory; beyond;) {
+            std::size_t kept = 0;  // by those who stay: settle() gives back the rest
             Connection* most = nullptr;
             each_conn([&](Connection& conn) {
-                bool more = most == nullptr || conn.held_bytes() > most->held_bytes();
-                if (conn.phase() < Phase::over && more) most = &conn;
+                if (conn.phase() >= Phase::over) return;
+                kept += conn.held_bytes();
+                if (most == nullptr || conn.held_bytes() > most->held_bytes()) most = &conn;
             });
-            if (most == nullptr) return;
-            held -= most->held_bytes();
-            most->fail(ENOBUFS);
+            beyond = kept > limits.max_memory;
+            if (beyond) most->fail(ENOBUFS);
         }
     }
 
@@ -364,9 +364,7 @@ public:
         }
         conn.cut_off();
         if (has_copies) tell(EPOLL_CTL_DEL, conn.fd(), 0);
-        Slot& slot = slots[conn.fd()];
-        std::unique_ptr<Connection> last_of_it = std::move(slot.conn);
-        slot = {};
+        Slot last_of_it = std::exchange(slots[conn.fd()], {});
     }  // here Conn::state ends, and may call whatever it likes
 
     // ---- What is watched -----------------------------------------------------------------------
@@ -387,9 +385,7 @@ public:
 
     Slot& install(int fd, Slot::Kind kind) {
         // Descriptors are small numbers, as the kernel gives out the lowest free one.
-        std::size_t size = fd + 1;
-        if (size > slots.size()) slots.resize(size + size / 8);
-        if (slots[fd].kind != Slot::none) forget(fd);  // closed by its owner before remove_fd()
+        if (fd >= std::ssize(slots)) slots.resize(fd + 1);
         slots[fd].serial = ++last_serial;
         slots[fd].kind = kind;
         return slots[fd];
@@ -555,7 +551,10 @@ bool Loop::turn() {
     return engine_->turn();
 }
 
-void Loop::stop() { engine_->wake(stop_request); }
+void Loop::stop() {
+    // A child's copy of the wakeup would stop its parent.
+    if (getpid() == engine_->process) engine_->wake(stop_request);
+}
 
 void Loop::post(std::function<void()> task) {
     std::lock_guard lock(engine_->mutex);  // the loop is not gone before it has got the task

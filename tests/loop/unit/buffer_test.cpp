@@ -64,6 +64,23 @@ TEST(BufferTest, UsesTheRoomInFrontBeforeItGrows) {
     EXPECT_LE(buffer.capacity(), 2 * capacity);
 }
 
+TEST(BufferTest, DoesNotGrowForWhatFitsExactly) {
+    Buffer buffer;
+    buffer.append(std::string(512, 'x'));
+    buffer.consume(256);
+    buffer.append(std::string(256, 'y'));
+    EXPECT_EQ(buffer.capacity(), 512u);
+    EXPECT_EQ(buffer.view(), std::string(256, 'x') + std::string(256, 'y'));
+}
+
+TEST(BufferTest, HasAnEnd) {
+    Buffer buffer;
+    buffer.append("x");
+    EXPECT_THROW(buffer.reserve(std::size_t{1} << 32), std::bad_alloc);
+    EXPECT_THROW(buffer.reserve(SIZE_MAX), std::bad_alloc);
+    EXPECT_EQ(buffer.view(), "x");
+}
+
 TEST(BufferTest, MovesEachByteOnceOnAverage) {
     // A thousand small messages taken from the front, each followed by one at the back: the start
     // of the bytes must not move with each, or a large input would cost its square.

@@ -136,6 +136,10 @@ TEST(WarnTest, SaysTheSameReasonOnceAMinuteAndKeepsErrno) {
     warn_of(EMFILE);
     EXPECT_EQ(testing::internal::GetCapturedStderr(),
               "a call: Too many open files (and 2 more like it)\na call: Too many open files\n");
+
+    kernel.write = [](int, const void*, std::size_t) { return fail_with(EIO); };
+    kernel.now += std::chrono::seconds(60);
+    warn_of(EMFILE);
 }
 
 TEST(SayTest, TwentyOfAKindAreSaidInAMinuteAndTheRestIsCounted) {
@@ -262,6 +266,20 @@ TEST(StreamsTest, NumbersThatWereClosedAreTakenBeforeTheFirstSocket) {
     };
     for (const std::vector<int>& closed : {std::vector<int>{}, {0}, {1}, {2}, {0, 2}, {0, 1, 2}})
         EXPECT_EXIT(first_socket(closed), testing::ExitedWithCode(0), "") << closed.size();
+}
+
+TEST(StreamsTest, AWriteGoesOnAfterEintrAndWhenItIsShort) {
+    KernelGuard guard;
+    int calls = 0;
+    std::string written;
+    kernel.write = [&](int, const void* bytes, std::size_t) -> ssize_t {
+        if (++calls % 2 == 1) return fail_with(EINTR);
+        written += *static_cast<const char*>(bytes);
+        return 1;
+    };
+    EXPECT_TRUE(write_all(STDERR_FILENO, "byte by byte"));
+    EXPECT_EQ(calls, 24);
+    EXPECT_EQ(written, "byte by byte");
 }
 
 TEST(StreamsTest, AnAnnouncementThatCannotBeWrittenEndsTheSetUp) {

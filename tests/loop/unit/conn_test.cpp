@@ -294,6 +294,29 @@ TEST_F(ConnTest, AClientThatDoesNotReadIsGivenUpAtTheDrainDeadline) {
     EXPECT_EQ(client.error(), ECONNRESET) << "a cut stream must not look like a whole one";
 }
 
+// It sends all the while, and what it sends is thrown away. That is no progress of the answer.
+TEST_F(ConnTest, AClientThatOnlySendsIsGivenUpAtTheDrainDeadline) {
+    make_loop({.tick = 1000ms, .drain = 5000ms, .linger = 20'000ms});
+    hooks.read = [](Conn& conn) {
+        conn.write(std::string(8 << 20, 'x'));
+        conn.close();
+    };
+    int taken = 0;  // bytes
+    kernel.recv = [&](int fd, void* bytes, std::size_t size, int flags) {
+        ssize_t n = real::recv(fd, bytes, size, flags);
+        taken += std::max<ssize_t>(n, 0);
+        return n;
+    };
+    Client& client = accepted_client(4096);
+    receiving = false;
+    for (int s = 0; s < 10; ++s) {
+        client.send_some("x");
+        ASSERT_TRUE(turn_until([&] { return taken > s || hooks.closed == 1; }));
+        pass(1000ms);
+    }
+    EXPECT_EQ(hooks.errors, std::vector{ETIMEDOUT});
+}
+
 TEST_F(ConnTest, HoldAfterCloseDoesNotStopTheDrainDeadline) {
     make_loop({.drain = 5000ms});
     hooks.read = [](Conn& conn) {
@@ -321,6 +344,23 @@ TEST_F(ConnTest, ReleaseWithoutHoldDoesNotStopTheDrainDeadline) {
         loop().turn();  // the client does not look, and so does not close
     }
     EXPECT_EQ(hooks.closed, 1);
+}
+
+TEST_F(ConnTest, ReleaseAfterCloseDoesNotStopTheDrainDeadline) {
+    make_loop({.tick = 1000ms, .drain = 5000ms});
+    accepted_client();
+    kernel.send = [](int, const void*, std::size_t, int) { return fail_with(EAGAIN); };
+    Conn* conn = last_conn();
+    conn->hold();
+    conn->write("x");
+    conn->close();
+    turn();
+    for (int s = 0; s < 6; ++s) {
+        if (s == 4) conn->release();
+        pass(1000ms);
+        turn(3);
+    }
+    EXPECT_EQ(hooks.errors, std::vector{ETIMEDOUT});
 }
 
 TEST_F(ConnTest, ConsumeAfterCloseIsHarmless) {
@@ -575,6 +615,30 @@ TEST_F(ConnTest, HighWaterPausesParsingAndLowWaterOffersTheRest) {
     EXPECT_TRUE(rests());
 }
 
+TEST_F(ConnTest, ALowWaterMarkOfZeroIsReached) {
+    make_loop({.high_water = 1000, .low_water = 0});
+    Client& client = accepted_client();
+    for (int i = 1; i <= 3; ++i) {
+        client.send(pattern(2000));
+        EXPECT_TRUE(turn_until([&] { return client.bytes.size() == i * 2000u; }));
+    }
+}
+
+// What can be offered is not added to: a client that sends fast costs no memory beyond one recv().
+TEST_F(ConnTest, NothingIsReceivedWhileInputIsLeft) {
+    std::size_t left = 0;
+    hooks.read = [&](Conn& conn) {
+        left = conn.input().size() - 1;
+        conn.consume(1);
+    };
+    kernel.recv = [&](int fd, void* bytes, std::size_t size, int flags) {
+        EXPECT_EQ(left, 0u);
+        return real::recv(fd, bytes, std::min<std::size_t>(size, 10), flags);
+    };
+    accepted_client().send(pattern(100));
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 100; }));
+}
+
 TEST_F(ConnTest, EqualMarksWithThatMuchUnsentDoNotSpin) {
     constexpr std::size_t mark = 1000;
     make_loop({.high_water = mark, .low_water = mark});
@@ -585,9 +649,12 @@ TEST_F(ConnTest, EqualMarksWithThatMuchUnsentDoNotSpin) {
     kernel.send = [](int, const void*, std::size_t, int) { return fail_with(EAGAIN); };
     last_conn()->write(std::string(mark, 'x'));
     turn(2);
+    client.send(" a message");
     int impatient = 0;
-    kernel.epoll_wait = [&](int, epoll_event*, int, int timeout) {
+    kernel.epoll_wait = [&](int epoll, epoll_event* events, int most, int timeout) {
         impatient += timeout == 0;
+        int count = real::epoll_wait(epoll, events, most, 1);
+        for (int i = 0; i < count; ++i) impatient += (events[i].events & EPOLLIN) != 0;
         return 0;
     };
     turn(20);
@@ -644,6 +711,15 @@ TEST_F(ConnTest, WhatIsConsumedAfterReleaseIsNotOffered) {
     EXPECT_EQ(hooks.reads, 1);
 }
 
+TEST_F(ConnTest, AMessageThatWaitsForItsAnswerIsOfferedAgainWithTheRelease) {
+    hooks.read = [](Conn& conn) { conn.hold(); };
+    accepted_client().send("abc");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    hooks.read = {};
+    last_conn()->release();
+    EXPECT_TRUE(turn_until([&] { return clients[0]->bytes == "abc"; }));
+}
+
 TEST_F(ConnTest, AHeldConnectionOutlivesTheEndOfItsInput) {
     hooks.read = [](Conn& conn) {
         conn.consume(conn.input().size());
@@ -683,6 +759,23 @@ TEST_F(ConnTest, AHeldConnectionThatIsResetIsOverAtOnce) {
     EXPECT_EQ(hooks.errors, std::vector{ECONNRESET});
     EXPECT_EQ(left, ", and half of ano");
     EXPECT_EQ(loop().conn(id), nullptr);
+    EXPECT_TRUE(rests());
+}
+
+// A write has met the reset and taken its error. What epoll still reports is EPOLLHUP alone.
+TEST_F(ConnTest, AHeldConnectionWhoseWriteMetTheResetIsOverAtOnce) {
+    hooks.read = [](Conn& conn) { conn.hold(); };
+    Client& client = accepted_client();
+    client.send("job");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    client.reset();
+    last_conn()->write("ten percent are done");  // sent by the settle of the turn before the event
+    kernel.epoll_wait = [](int, epoll_event*, int, int) { return 0; };
+    turn();
+    kernel.epoll_wait = {};
+    EXPECT_EQ(hooks.closed, 0);
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
+    EXPECT_EQ(hooks.errors, std::vector{ECONNRESET});
     EXPECT_TRUE(rests());
 }
 
@@ -752,6 +845,41 @@ TEST_F(ConnTest, AHeldConnectionHasNoIdleDeadline) {
 
 // ---- who comes in ------------------------------------------------------------------------------
 
+// A client that only listens.
+TEST_F(ConnTest, WhoIsSentSomethingIsNotIdle) {
+    make_loop({.tick = 1000ms, .idle = 5000ms});
+    Client& client = accepted_client();
+    hooks.tick = [&] {
+        if (hooks.ticks <= 20 && hooks.closed == 0) last_conn()->write("news");
+    };
+    for (int s = 0; s < 20; ++s) {
+        pass(1000ms);
+        turn(3);
+    }
+    EXPECT_EQ(hooks.closed, 0);
+    EXPECT_TRUE(turn_until([&] { return client.bytes.size() == 20u * 4; }));
+    pass(6000ms);
+    turn(3);
+    EXPECT_EQ(hooks.errors, std::vector{ETIMEDOUT});
+}
+
+TEST_F(ConnTest, TheIdleDeadlineCountsFromTheRelease) {
+    make_loop({.tick = 1000ms, .idle = 5000ms});
+    hooks.read = [](Conn& conn) { conn.consume(conn.input().size()), conn.hold(); };
+    accepted_client().send("job");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    pass(60'000ms);
+    turn(3);
+    last_conn()->release();
+    turn();
+    pass(4000ms);
+    turn(3);
+    EXPECT_EQ(hooks.closed, 0);
+    pass(1000ms);
+    turn(3);
+    EXPECT_EQ(hooks.errors, std::vector{ETIMEDOUT});
+}
+
 TEST_F(ConnTest, BeyondTheCapOfConnectionsClientsWaitInTheQueue) {
     make_loop({.max_connections = 2});
     for (int i = 0; i < 4; ++i) add_client().send("hello");
@@ -762,6 +890,22 @@ TEST_F(ConnTest, BeyondTheCapOfConnectionsClientsWaitInTheQueue) {
     clients[1]->close();
     EXPECT_TRUE(turn_until([&] { return clients[3]->bytes == "hello"; }));
     EXPECT_EQ(hooks.accepted, 4);
+}
+
+TEST_F(ConnTest, AListenerThatCannotBeWatchedAgainIsTriedAgain) {
+    make_loop({.max_connections = 1});
+    Client& first = accepted_client();
+    Client& second = add_client();
+    int refused = 0;
+    kernel.epoll_ctl = [&](int epoll, int operation, int fd, epoll_event* event) {
+        if (operation == EPOLL_CTL_ADD && hooks.closed == 1 && ++refused <= 3)
+            return fail_with(ENOMEM);
+        return real::epoll_ctl(epoll, operation, fd, event);
+    };
+    first.close();
+    second.send("hello");
+    EXPECT_TRUE(turn_until([&] { return second.bytes == "hello"; }));
+    EXPECT_GT(refused, 3);
 }
 
 // accept4() that finds nobody has made a socket for nothing: it costs more than the next turn.

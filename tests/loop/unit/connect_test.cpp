@@ -47,6 +47,13 @@ TEST_F(ConnectTest, IsReportedOnceAndThenLikeAnyOther) {
     }
 }
 
+TEST_F(ConnectTest, HasNoDelay) {
+    int on = 0;
+    socklen_t length = sizeof on;
+    getsockopt(loop().connect(address)->fd(), IPPROTO_TCP, TCP_NODELAY, &on, &length);
+    EXPECT_NE(on, 0);
+}
+
 TEST_F(ConnectTest, WritingMayBeginAtOnce) {
     Fd listener = server();
     std::string sent = pattern(100'000);
@@ -182,6 +189,25 @@ TEST_F(ConnectTest, CloseBeforeItIsUp) {
     EXPECT_TRUE(turn_until([&] { return hooks.closed >= 1; }));
     listener = Fd{};
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 2; }));
+}
+
+TEST_F(ConnectTest, WhatIsWrittenBehindACloseBeforeItIsUpIsNotSent) {
+    Fd listener = server();
+    Conn* conn = loop().connect(to);
+    conn->write("before");
+    conn->close();
+    conn->write("behind");
+    Fd peer = accept_one(listener);
+    std::string got;
+    EXPECT_TRUE(turn_until([&] {
+        char room[100];
+        ssize_t n = real::recv(peer.get(), room, sizeof room, MSG_DONTWAIT);
+        got.append(room, std::max<ssize_t>(n, 0));
+        return n == 0;
+    }));
+    EXPECT_EQ(got, "before");
+    peer = Fd{};
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
 }
 
 // A client that reconnects when it has lost its connection. The new descriptor may be the one for

@@ -104,6 +104,25 @@ TEST_F(ExceptionTest, InOnFdRemovesThatDescriptor) {
     expect_served(bystander);
 }
 
+// The number is that of a new connection by then.
+TEST_F(ExceptionTest, InOnFdBehindACloseHarmsNobody) {
+    int ends[2];
+    ASSERT_EQ(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
+    Fd reader{ends[0]}, writer{ends[1]};
+    Conn* conn = nullptr;
+    hooks.fd = [&](int fd, std::uint32_t) {
+        loop().remove_fd(fd);
+        reader = Fd{};
+        conn = loop().connect(address);
+        EXPECT_EQ(conn->fd(), fd);
+        fail();
+    };
+    EXPECT_TRUE(loop().add_fd(reader.get(), EPOLLIN));
+    writer = Fd{};
+    EXPECT_TRUE(turn_until([&] { return hooks.connected == 1; }));
+    EXPECT_EQ(loop().conn(conn->id()), conn);
+}
+
 TEST_F(ExceptionTest, InOnTickIsNotTheLastTick) {
     Client& bystander = accepted_client();
     hooks.tick = [] { fail(); };
@@ -355,6 +374,49 @@ TEST_F(MemoryTest, NoAllocationWhileTenWaitForTheRest) {
     long before = allocations.made;
     messages(100);
     EXPECT_EQ(allocations.made - before, 0);
+}
+
+TEST_F(MemoryTest, AMessageInTwoPartsCostsOneAllocation) {
+    hooks.read = [](Conn& conn) {
+        if (conn.input() == "two parts") echo(conn);
+    };
+    Client& client = accepted_client();
+    turn_on(client.fd(), IPPROTO_TCP, TCP_NODELAY, "TCP_NODELAY");
+    auto messages = [&](int count) {
+        char room[9];
+        for (int i = 0; i < count; ++i) {
+            client.send("two ");
+            for (int reads = hooks.reads; hooks.reads == reads;) loop().turn();
+            client.send("parts");
+            while (real::recv(client.fd(), room, sizeof room, MSG_DONTWAIT) != 9) loop().turn();
+        }
+    };
+    messages(3);
+    long before = allocations.made;
+    messages(100);
+    EXPECT_EQ(allocations.made - before, 100) << "one for each first part, while it waits";
+}
+
+TEST_F(MemoryTest, LargeBuffersAreNotKept) {
+    constexpr std::size_t whole = 1 << 20, half = whole / 2;
+    hooks.read = [](Conn& conn) {
+        if (conn.input().size() == whole) conn.consume(whole);
+    };
+    std::size_t before = bytes_allocated();
+    std::string bytes = pattern(half);
+    for (int i = 0; i < 20; ++i) {
+        accepted_client();
+        last_conn()->write("x");  // the allocations of a first time
+    }
+    for (int part = 1; part <= 2; ++part)
+        for (auto& client : clients)
+            for (std::size_t done = 0; done < half;) {
+                done += client->send_some(std::string_view(bytes).substr(done));
+                turn();
+            }
+    turn(20);
+    for (const Conn* conn : hooks.open) EXPECT_EQ(conn->input(), "");
+    EXPECT_LE(bytes_allocated(), before + 16 * (256 << 10) + (1 << 20));
 }
 
 TEST_F(MemoryTest, AnIdleConnectionHoldsNoBuffers) {

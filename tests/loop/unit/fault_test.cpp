@@ -102,6 +102,63 @@ TEST_F(DeadlineTest, ASilentClientIsClosedBesideThreeHundredBusyOnes) {
     EXPECT_EQ(hooks.closed, 1);
 }
 
+// Each turn takes longer than a tick, and each tick finds the silent one overdue.
+TEST_F(DeadlineTest, ASilentClientIsClosedHoweverLongATurnTakes) {
+    make_loop({.tick = 1000ms, .idle = 20'000ms});
+    Client& silent = accepted_client();
+    for (int i = 0; i < 300; ++i) accepted_client();
+    for (int i = 0; i < 100 && hooks.closed == 0; ++i) {
+        for (auto& client : clients)
+            if (client.get() != &silent) client->send_some("busy");
+        pass(1000ms);
+        turn();
+    }
+    EXPECT_TRUE(silent.over());
+    EXPECT_EQ(hooks.closed, 1);
+}
+
+// One is overdue. While it is judged, a hook takes a minute, and another client sends meanwhile.
+TEST_F(DeadlineTest, WhoIsJudgedIsJudgedAsOfTheTick) {
+    make_loop({.tick = 1000ms, .idle = 2000ms});
+    Client& silent = accepted_client();
+    Client& other = accepted_client();
+    Client& slow = accepted_client();
+    pass(1999ms);
+    other.send("1");
+    EXPECT_TRUE(turn_until([&] { return other.bytes == "1"; }));
+    hooks.read = [&](Conn& conn) {
+        if (conn.input() == "slow") {
+            pass(60'000ms);
+            other.send("2");
+        }
+        echo(conn);
+    };
+    pass(1ms);
+    turn();  // the tick
+    slow.send("slow");
+    turn();
+    EXPECT_EQ(hooks.closed, 1);
+    EXPECT_TRUE(turn_until([&] { return other.bytes == "12" || hooks.closed == 2; }));
+    EXPECT_EQ(hooks.closed, 1);
+    EXPECT_TRUE(silent.over());
+}
+
+TEST_F(DeadlineTest, WhoIsOverdueIsJudgedWithoutAnotherSleep) {
+    make_loop({.tick = 1000ms, .idle = 2000ms});
+    accepted_client();
+    turn(3);
+    pass(2000ms);
+    turn();  // the tick
+    int waited = -1;
+    kernel.epoll_wait = [&](int epoll, epoll_event* events, int most, int timeout) {
+        waited = timeout;
+        return real::epoll_wait(epoll, events, most, 0);
+    };
+    turn();
+    EXPECT_EQ(waited, 0);
+    EXPECT_EQ(hooks.errors, std::vector{ETIMEDOUT});
+}
+
 TEST_F(DeadlineTest, OfTheHandlerCountsWhateverTheClientDoes) {
     make_loop({.tick = 1000ms, .idle = 60'000ms});
     hooks.accept = [](Conn& conn) { return conn.deadline(10'000ms), true; };
@@ -190,6 +247,7 @@ TEST_F(UnknownErrorTest, OfEpollWaitIsSaidAndSleptOn) {
     for (int i = 0; i < 10; ++i) loop().turn();
     EXPECT_EQ(sleeps, 10);
     EXPECT_EQ(hooks.ticks, 10);
+    EXPECT_EQ(kernel.now, 10'000ms) << "each until the next tick";
     kernel.poll = {};
 }
 
@@ -224,6 +282,20 @@ TEST_F(FaultTest, WhatDoesNotListenIsNotListenedTo) {
 }
 
 // ---- a share that shrinks with the load --------------------------------------------------------
+
+TEST_F(FaultTest, AListenerThatCannotBeWatchedLeavesItsNumberToOthers) {
+    Options options = any_port();
+    Fd listener = listen_on(options);
+    int number = listener.get();
+    kernel.epoll_ctl = [](int, int, int, epoll_event*) { return fail_with(ENOSPC); };
+    EXPECT_FALSE(loop().listen(std::move(listener)));
+    EXPECT_EQ(errno, ENOSPC);
+    kernel.epoll_ctl = {};
+    Fd event{eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
+    EXPECT_EQ(event.get(), number);
+    EXPECT_TRUE(loop().add_fd(event.get(), EPOLLIN));
+    loop().remove_fd(event.get());
+}
 
 TEST_F(FaultTest, NewClientsGetAShareOfALargeBatch) {
     for (int i = 0; i < 64; ++i) accepted_client();
@@ -376,6 +448,21 @@ TEST_F(FaultTest, AForkedChildMayDestroyItsCopy) {
     accepted_client();
 }
 
+// Between fork() and execve() a child has the signal handlers of its parent. They call stop().
+TEST_F(FaultTest, AForkedChildDoesNotStopItsParent) {
+    pid_t child = fork();
+    if (child == 0) {
+        loop().stop();
+        _exit(0);
+    }
+    waitpid(child, nullptr, 0);
+    turn(3);
+    EXPECT_FALSE(loop().stopping());
+    Client& client = accepted_client();
+    client.send("still here?");
+    EXPECT_TRUE(turn_until([&] { return client.bytes == "still here?"; }));
+}
+
 TEST_F(FaultTest, RunAfterTheEndDoesNotWait) {
     loop().stop();
     loop().run();
@@ -392,6 +479,7 @@ TEST_F(FaultTest, DescriptorsThatAForkedChildKeepsDoNotSpin) {
     hooks.read = [](Conn& conn) { conn.abort(); };
     Client& other = accepted_client();
     Client& client = accepted_client();
+    Client& next = accepted_client();
     Fd event{eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
     int calls = 0;
     hooks.fd = [&](int fd, std::uint32_t) {
@@ -409,12 +497,25 @@ TEST_F(FaultTest, DescriptorsThatAForkedChildKeepsDoNotSpin) {
     turn(5);
     client.send_some("more");  // for a socket that only the child has
     EXPECT_TRUE(rests());
+    int added = 0;
+    kernel.epoll_ctl = [&](int epoll, int operation, int fd, epoll_event* event) {
+        added += operation == EPOLL_CTL_ADD;
+        return real::epoll_ctl(epoll, operation, fd, event);
+    };
+    next.send("x");
+    EXPECT_TRUE(turn_until([&] { return hooks.closed == 2; }));
+    next.send_some("more");
+    EXPECT_TRUE(rests());
+    EXPECT_EQ(added, 0) << "epoll was told of that close";
     hooks.read = {};
     other.send("and I?");
     eventfd_write(event.get(), 1);
     EXPECT_TRUE(turn_until([&] { return other.bytes == "and I?" && calls == 1; }));
     pass(1000ms);
     EXPECT_TRUE(turn_until([&] { return hooks.ticks > 0; }));
+    bool ran = false;
+    loop().post([&] { ran = true; });
+    EXPECT_TRUE(turn_until([&] { return ran; }));
     accepted_client();
     kill(child, SIGKILL);
     waitpid(child, nullptr, 0);
@@ -456,13 +557,16 @@ TEST_F(GraceTest, AMessageThatHasBegunIsAwaited) {
         if (conn.input().size() == 10) echo(conn);
     };
     Client& client = accepted_client();
+    client.send("a whole 10");
+    EXPECT_TRUE(turn_until([&] { return client.bytes.size() == 10; }));
+    int before = hooks.reads;
     client.send("01234");
-    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    EXPECT_TRUE(turn_until([&] { return hooks.reads > before; }));
     loop().stop();
     turn(10);
     client.send("56789");
     EXPECT_TRUE(run_to_the_end());
-    EXPECT_EQ(client.bytes, "0123456789");
+    EXPECT_EQ(client.bytes, "a whole 100123456789");
 }
 
 TEST_F(GraceTest, IsOverAfterATime) {
@@ -539,7 +643,7 @@ TEST_F(GraceTest, WorkOfTheStopDoesNotUseUpItsDeadline) {
 TEST_F(GraceTest, AClientThatSendsWithoutAPauseDoesNotHoldTheStop) {
     make_loop({.max_input = 10'000, .drain = 1h, .grace = 1000ms});
     Client& client = accepted_client();
-    std::string flood(30'000, 'x');
+    std::string flood(33'333, 'x');  // so that the last recv() could take too much
     client.send(flood);
     EXPECT_TRUE(turn_until([&] { return hooks.reads > 0; }));
     loop().stop();
@@ -571,6 +675,30 @@ TEST_F(FaultTest, NothingIsTakenFromAZombieBeyondWhatHadCome) {
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));
     EXPECT_EQ(hooks.errors, std::vector{EPIPE});
     EXPECT_LE(endless, 1);
+}
+
+TEST_F(FaultTest, NothingIsSentBehindAnError) {
+    int sends = 0;
+    kernel.send = [&](int, const void*, std::size_t, int) {
+        ++sends;
+        return fail_with(EPIPE);
+    };
+    accepted_client();
+    last_conn()->write(std::string(100'000, 'x'));
+    last_conn()->write(std::string(100'000, 'x'));
+    last_conn()->write("and this");
+    EXPECT_EQ(last_conn()->unsent(), 0u);
+    turn(3);
+    EXPECT_EQ(sends, 1);
+}
+
+TEST_F(FaultTest, TheFirstErrorIsTheReason) {
+    kernel.send = [](int, const void*, std::size_t, int) { return fail_with(ECONNRESET); };
+    accepted_client();
+    last_conn()->write(std::string(100'000, 'x'));
+    last_conn()->abort();
+    turn();
+    EXPECT_EQ(hooks.errors, std::vector{ECONNRESET});
 }
 
 // ---- an end that looks like a whole ------------------------------------------------------------
@@ -640,9 +768,31 @@ TEST_F(FaultTest, NoInputIsOfferedAboveTheMarkWhoeverHasWritten) {
         take_all(conn);
         for (const Conn* other : hooks.open) loop().conn(other->id())->write(pattern(1000));
     };
+    int recvs = 0;
+    kernel.recv = [&](int fd, void* bytes, std::size_t size, int flags) {
+        ++recvs;
+        return real::recv(fd, bytes, size, flags);
+    };
     for (auto& client : clients) client->send("x");
     turn(10);
     EXPECT_EQ(hooks.reads, 1);
+    EXPECT_EQ(recvs, 1) << "nor is it read";
+}
+
+TEST_F(FaultTest, NoInputThatIsLeftIsOfferedAboveTheMark) {
+    make_loop({.high_water = 1000, .low_water = 10});
+    kernel.send = [](int, const void*, std::size_t, int) { return fail_with(EAGAIN); };
+    accepted_client();
+    accepted_client();
+    hooks.read = [](Conn& conn) { conn.consume(1); };
+    for (auto& client : clients) client->send("xxxxx");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 2; }));
+    hooks.read = [&](Conn& conn) {
+        conn.consume(1);
+        for (const Conn* other : hooks.open) loop().conn(other->id())->write(pattern(1000));
+    };
+    turn(10);
+    EXPECT_EQ(hooks.reads, 3);
 }
 
 TEST_F(FaultTest, NoOnConnectBehindClose) {
@@ -767,6 +917,35 @@ TEST_F(FaultTest, AllTogetherHoldNoMoreThanTheirLimit) {
     EXPECT_LE(unsent, 4u << 20);
     kernel.send = {};
     EXPECT_TRUE(turn_until([&] { return clients[0]->bytes.size() == 100; })) << "who holds little";
+}
+
+TEST_F(FaultTest, AllTogetherHoldNoMoreAfterAnyTurn) {
+    make_loop({.max_memory = 4 << 20, .tick = 1000ms});
+    kernel.send = [](int, const void*, std::size_t, int) { return fail_with(EAGAIN); };
+    for (int i = 0; i < 20; ++i) accepted_client();
+    hooks.tick = [&] {
+        for (const Conn* conn : hooks.open) loop().conn(conn->id())->write(pattern(600'000));
+    };
+    pass(1000ms);
+    turn();
+    EXPECT_EQ(hooks.closed, 20 - 6);
+}
+
+TEST_F(FaultTest, WhoIsOverAnywayMakesRoomForTheOthers) {
+    make_loop({.max_memory = 1 << 20});
+    kernel.send = [](int, const void*, std::size_t, int) { return fail_with(EAGAIN); };
+    hooks.read = [](Conn& conn) {
+        conn.write(std::string(conn.input() == "much" ? 900'000 : 300'000, 'x'));
+        if (conn.input() == "much") conn.abort();
+        else take_all(conn);
+    };
+    Client& little = accepted_client();
+    Client& much = accepted_client();
+    little.send("little");
+    much.send("much");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 2; }));
+    turn(3);
+    EXPECT_EQ(hooks.errors, std::vector{ECONNABORTED});
 }
 
 // ---- calls that are not made -------------------------------------------------------------------

@@ -167,6 +167,8 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Case{get("Transfer-Encoding:\r\n"), 400},
                     Case{get("Transfer-Encoding: identity\r\n"), 400},
                     Case{get("Transfer-Encoding: xchunked\r\n"), 400},
+                    Case{get("Transfer-Encoding: \vchunked\r\n"), 400},
+                    Case{get("Transfer-Encoding : chunked\r\n"), 400},
                     Case{get("Transfer-Encoding: chunked;q=1\r\n"), 400},
                     Case{get("Transfer-Encoding: chunked, gzip\r\n"), 400},
                     Case{get("Transfer-Encoding: chunked, chunked\r\n"), 400},
@@ -271,7 +273,7 @@ TEST_P(ChunkedBody, EndAtEveryCut) {
 
 INSTANTIATE_TEST_SUITE_P(Whole, ChunkedBody,
                          testing::Values(whole("0\r\n\r\n"), whole("5\r\nhello\r\n0\r\n\r\n"),
-                                         whole("1\r\na\r\n2\r\nbc\r\n000\r\n\r\n"),
+                                         whole("1\r\na\r\n02\r\nbc\r\n000\r\n\r\n"),
                                          whole("a\r\n0\r\n\r\nGET /\r\n0\r\n\r\n"),
                                          whole("0A\r\n\r\n\r\n\r\n\r\n\r\n\r\n0\r\n\r\n"),
                                          whole("1;x=\"y;z\"\r\na\r\n0 ; a\r\n\r\n"),
@@ -281,7 +283,8 @@ INSTANTIATE_TEST_SUITE_P(
     Broken, ChunkedBody,
     testing::Values(broken("\r\n"), broken("x\r\n"), broken("-1\r\n"), broken("0x1\r\n"),
                     broken(" 1\r\n"), broken("1 \r\n"), broken("1 1\r\n"), broken("1;\n0\r\n"),
-                    broken("1\na\r\n0\r\n\r\n"), broken("1\r\nab\r\n"), broken("1\r\na0\r\n\r\n"),
+                    broken("1\na\r\n0\r\n\r\n"), broken("1\r\nab\r\n"), broken("1\r\nabc"),
+                    broken("+1\r\n"), broken("1x\r\n"), broken("1\r\na0\r\n\r\n"),
                     broken("0\r\nX y\r\n\r\n"), broken("0\r\n X: y\r\n\r\n"), broken("100001\r\n"),
                     broken("10000000000000000\r\n"), broken(std::string(max_chunk_line, '0'))));
 
@@ -289,6 +292,15 @@ INSTANTIATE_TEST_SUITE_P(Unfinished, ChunkedBody,
                          testing::Values(unfinished(""), unfinished("5"), unfinished("5\r\nhell"),
                                          unfinished("5\r\nhello\r"), unfinished("0\r\n"),
                                          unfinished("0\r\nX: y\r\n")));
+
+TEST(BodyTest, AllChunksTogetherHaveALimit) {
+    std::string bytes;
+    while (bytes.size() <= 2 * max_request_body)
+        bytes += "3e8\r\n" + std::string(1000, 'x') + "\r\n";
+    Taken taken = take(chunked(), bytes);
+    EXPECT_TRUE(taken.broken);
+    EXPECT_LE(taken.bytes, max_request_body);
+}
 
 TEST(BodyTest, WhatIsBetweenChunksCountsToo) {
     std::string bytes;

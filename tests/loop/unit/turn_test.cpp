@@ -1,5 +1,6 @@
 // Ticks, stop() and post().
 
+#include "07-evloop/connection.h"
 #include "loop_fixture.h"
 
 #include <atomic>
@@ -142,6 +143,76 @@ TEST_F(StopTest, AnswersWhatWasReceivedAndServesTheQueue) {
     EXPECT_EQ(hooks.accepted, 102);
     EXPECT_EQ(hooks.closed, 102);
     EXPECT_EQ(Client(address).error(), ECONNREFUSED);
+}
+
+TEST_F(StopTest, AnswersWhatWasReceivedHoweverLargeAMessageMayBe) {
+    make_loop({.max_input = SIZE_MAX});
+    std::string got;
+    hooks.read = [&](Conn& conn) {
+        got += conn.input();
+        conn.consume(conn.input().size());
+    };
+    Client& client = accepted_client();
+    hooks.stop = [&] { client.send("sent in time"); };
+    loop().stop();
+    EXPECT_TRUE(run_to_the_end());
+    EXPECT_EQ(got, "sent in time");
+}
+
+TEST_F(StopTest, AnswersAllThatWasReceivedHoweverSmallAMessageMayBe) {
+    make_loop({.max_input = 1000});
+    Client& client = accepted_client();
+    std::string sent = pattern(100'000);
+    client.send(sent);
+    loop().stop();
+    EXPECT_TRUE(run_to_the_end());
+    EXPECT_TRUE(client.bytes == sent);
+}
+
+TEST_F(StopTest, WhatIsStillUnreadMakesNoReset) {
+    make_loop({.drain = 1h, .grace = 1h});
+    hooks.read = [&](Conn& conn) {
+        conn.write("answer");
+        conn.close();
+    };
+    Client& client = accepted_client();
+    int fd = last_conn()->fd();
+    client.send("question");
+    EXPECT_TRUE(turn_until([&] { return client.bytes == "answer"; }));
+    kernel.recv = [](int, void*, std::size_t, int) { return fail_with(EAGAIN); };
+    client.send("and more");
+    loop().stop();
+    EXPECT_TRUE(turn_until([&] { return unacknowledged(fd) == 0 && unread(fd) == 8; }));
+    pass(1000ms);
+    turn(3);
+    EXPECT_EQ(hooks.closed, 0);
+    kernel.recv = {};
+    EXPECT_TRUE(run_to_the_end());
+    EXPECT_TRUE(client.ended());
+}
+
+// The kernel has all, and the client takes its time: it gets the rest when we are gone.
+TEST_F(StopTest, WhoLingersGetsAGrace) {
+    make_loop({.drain = 1h, .linger = 30'000ms, .grace = 1000ms});
+    hooks.read = [](Conn& conn) {
+        conn.write(std::string(1 << 20, 'x'));
+        conn.close();
+    };
+    Client& client = accepted_client(4096);
+    receiving = false;
+    client.send("answer me");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    loop().stop();
+    turn(3);
+    EXPECT_EQ(hooks.closed, 0);
+    pass(1000ms);
+    turn(3);
+    EXPECT_EQ(hooks.errors, std::vector{0});
+    end_loop();
+    receiving = true;
+    EXPECT_TRUE(eventually([&] { return client.receive(), client.over(); }));
+    EXPECT_EQ(client.bytes.size(), 1u << 20);
+    EXPECT_TRUE(client.ended());
 }
 
 TEST_F(StopTest, AnswersEveryMessageLeftInTheInput) {
@@ -293,6 +364,16 @@ TEST_F(StopTest, ConnectsUnderWayAreCancelled) {
 }
 
 // The handler is often a class with the loop as a member, and its other members may be gone.
+TEST_F(StopTest, DestructionInMidAnswerIsAReset) {
+    hooks.read = [](Conn& conn) { conn.write(std::string(8 << 20, 'x')); };
+    Client& client = accepted_client(4096);
+    client.send("go");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    end_loop();
+    EXPECT_TRUE(eventually([&] { return client.receive(), client.over(); }));
+    EXPECT_EQ(client.error(), ECONNRESET);
+}
+
 TEST_F(StopTest, DestructionClosesWhatIsLeftAndCallsNoHook) {
     for (int i = 0; i < 5; ++i) accepted_client();
     ASSERT_NE(loop().connect(address), nullptr);
