@@ -194,8 +194,8 @@ public:
     bool turn();
     bool stopping() const;  // on_stop() was called
 
-    // From any thread; stop() also from a signal handler, and in a child made by fork() it does
-    // nothing: until its execve(), that has the same handlers. A task runs on the loop's thread, in
+    // From any thread; stop() also from a signal handler. It does nothing in a child made by
+    // fork(), which has its parent's handlers until execve(). A task runs on the loop's thread, in
     // the order of the calls; one posted in the last turn or later is destroyed with the loop.
     void stop();
     void post(std::function<void()> task);

@@ -104,13 +104,14 @@ def own_processes():
     """A process list with nothing but what is started from here. Returns in a child, which is
     process 1: when it ends, the kernel ends all that it has started, and this process with its
     status."""
-    private_mounts()
-    call("unshare", NEWPID)
+    unshare(NEWPID)
     answer, asked = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             call("prctl", 1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            call("unshare", NEWNS)  # the parent goes on to see its own /proc
+            call("mount", "none", "/", None, MS_REC | MS_PRIVATE, None)
             call("mount", "proc", "/proc", "proc", 0, None)
         except Unavailable as reason:
             os.write(asked, str(reason).encode())

@@ -31,7 +31,7 @@ from tests.harness import runner
 from tests.outside import kernel
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PYTHON = [sys.executable]
+PYTHON = [sys.executable, "-X", "faulthandler"]  # no variable, which all servers would inherit
 SAN = os.environ.get("SAN", "")
 SAY_EVERY = 30  # seconds, where a line cannot be written over
 SILENCE = 1200.0 * harness.SLOWER  # seconds without a word or a step, after which a suite hangs
@@ -124,7 +124,7 @@ class Suite:
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             pass_fds=[steps_end],
-            env={**os.environ, "BUILD": str(build), "PYTHONFAULTHANDLER": "1",
+            env={**os.environ, "BUILD": str(build),
                  "PROGRESS": f"{steps_end}:{os.fstat(steps_end).st_ino}"})
         os.close(steps_end)
         self.deadline = harness.Deadline(SILENCE, self.process.pid)

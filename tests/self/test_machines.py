@@ -69,6 +69,27 @@ class Machines(unittest.TestCase):
             pass
         self.assertNotEqual(harness.raise_fd_limit(), 1024)
 
+    def test_processes_of_its_own(self):
+        """The command is process 1, its parent ends with its status, and nothing is left."""
+        code = """if True:
+            import os, subprocess, sys
+            from tests.harness import runner
+            from tests.machines import enter
+            def main():
+                try:
+                    enter.own_processes()
+                except (enter.Unavailable, OSError) as reason:
+                    return f"not here: {reason}"
+                subprocess.Popen(["sleep", "1000"])
+                print(sorted(int(name) for name in os.listdir("/proc") if name.isdigit())[:2])
+                return 3
+            runner.main(main)"""
+        done = subprocess.run([sys.executable, "-c", code], cwd=harness.ROOT, capture_output=True,
+                              encoding="utf-8", check=False)
+        if done.stderr.startswith("not here"):
+            self.skipTest(done.stderr.strip())
+        self.assertEqual((done.returncode, done.stdout), (3, "[1, 2]\n"), done.stderr)
+
     def test_unknown(self):
         done = subprocess.run([sys.executable, "-m", "tests.machines.enter", "no-such", "true"],
                               cwd=harness.ROOT, capture_output=True, check=False)

@@ -85,7 +85,7 @@ class WithSuites(unittest.TestCase):
 
     def run_them(self, *codes):
         """Returns the sums, what has failed, and what was printed."""
-        chosen = [(f"suite {at}", [sys.executable, "-c", textwrap.dedent(code)])
+        chosen = [(f"suite {at}", [*run.PYTHON, "-c", textwrap.dedent(code)])
                   for at, code in enumerate(codes)]
         said = io.StringIO()
         with contextlib.redirect_stdout(said), mock.patch.object(run, "SAY_EVERY", 1e9):
