@@ -36,6 +36,7 @@ class Terminal:
     def _become_shell(starter, folder):
         """In the child."""
         harness.die_with_parent(starter)
+        os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # chapter 5 counts them
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -3,6 +3,7 @@
 The pages themselves are a suite of their own: `python3 -m tests.self.run commands`.
 """
 
+import os
 import pathlib
 import re
 import socket
@@ -50,6 +51,12 @@ class Played(unittest.TestCase):
         self.assertEqual(self.played('A.\n\n    python3 -c "import sys\n    sys.exit(0)"\n'), 1)
         self.is_wrong('A.\n\n    python3 -c "import sys\n    sys.exit(4)"\n', "exit status 4")
         self.is_wrong('A.\n\n    echo "no end\n', "no whole command")
+
+    def test_no_descriptor_of_ours_is_left_to_it(self):
+        for end in os.pipe():
+            self.addCleanup(os.close, end)
+            os.set_inheritable(end, True)
+            self.assertEqual(self.played(f"A.\n\n    test ! -e /proc/$$/fd/{end}\n"), 1)
 
     def test_lists(self):
         self.assertEqual(self.played("1. A.\n\n       true\n\n2. B.\n\n       true\n"), 2)
