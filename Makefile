@@ -106,7 +106,8 @@ diff-%:  ## diff-N: what stage N changes in the one before; FULL=1: the whole fi
 	@$(words) $(call stage,$*)/server.cpp
 	@diff -U $(if $(FULL),10000,3) -F '^[A-Za-z].*[{(]' --color=auto \
 	  --label $(call previous,$*) --label $(call stage,$*) \
-	  $(B)/diff/$(call previous,$*).cpp $(B)/diff/$(call stage,$*).cpp; test $$? -le 1
+	  $(B)/diff/$(call previous,$*).cpp $(B)/diff/$(call stage,$*).cpp; \
+  status=$$?; test $$status -le 1 || exit $$status
 
 check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own, HINT=7 helps
 	@$(if $(call asked,SERVER),$(if $(SERVER),,$(error SERVER= is empty)))

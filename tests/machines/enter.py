@@ -109,8 +109,10 @@ def own_processes():
     child = os.fork()
     if child == 0:
         try:
-            call("prctl", 1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-            call("unshare", NEWNS)  # the parent goes on to see its own /proc
+            call("prctl", 1, signal.SIGKILL)  # PR_SET_PDEATHSIG. In here getppid() says 0
+            # Mounts of the child alone: its parent goes on to see its own /proc. A user must stay
+            # in the user namespace that the process list belongs to, and so not private_mounts().
+            call("unshare", NEWNS)
             call("mount", "none", "/", None, MS_REC | MS_PRIVATE, None)
             call("mount", "proc", "/proc", "proc", 0, None)
         except Unavailable as reason:
