@@ -29,7 +29,8 @@ One file for each job:
 from tests.harness.cell import CELL_FAILSAFE, Cell, run_cell, run_probe
 from tests.harness.client import Client
 from tests.harness.course import BUILD, KIB, MIB, ROOT, SAN, SLOWER, STAGES
-from tests.harness.messages import difference, frame, frames, pattern, printable, show
+from tests.harness.messages import (counted, difference, frame, frames, pattern, printable, right,
+                                    show)
 from tests.harness.processes import (adopt_orphans, die_with_parent, end_descendants, ended,
                                      gigabytes, heed_interrupts, raise_fd_limit, tied)
 from tests.harness.registry import PROBES, Probe, probe, probes

@@ -7,7 +7,7 @@ import socket
 import struct
 
 from tests.harness.course import KIB, MIB
-from tests.harness.messages import difference, frame, show
+from tests.harness.messages import counted, difference, frame, show
 from tests.harness.verdict import Fail, Gone
 from tests.harness.waiting import FAILSAFE, Deadline, Stillness
 from tests.outside import kernel
@@ -122,7 +122,7 @@ class Client:
                 count = self.try_send(view)
             except Gone as gone:
                 self.server.come_to_rest()
-                raise Fail(f"{gone.how} when {len(data) - len(view):,} bytes were sent; "
+                raise Fail(f"{gone.how} after {counted(len(data) - len(view), 'byte')}; "
                            f"{self.server.describe()}", sent=show(data),
                            expected="the server reads all of it") from None
             view = view[count:]
@@ -177,7 +177,7 @@ class Client:
             got += data
             if not data:
                 self.wait(what=show(expected), sent=sent,
-                          so_far=f"{len(got):,} of {len(expected):,} bytes came; ")
+                          so_far=f"{len(got):,} of {counted(len(expected), 'byte')} came; ")
 
     def exchange(self, data):
         """Send these bytes and receive them, reading while the server takes no more of them."""
@@ -192,7 +192,7 @@ class Client:
             got += len(piece)
             if not count and not piece:
                 self.wait(writing=at < len(data), what=show(data), sent=data,
-                          so_far=f"{got:,} of {len(data):,} bytes came; ")
+                          so_far=f"{got:,} of {counted(len(data), 'byte')} came; ")
 
     def expect_end(self, sent=""):
         """The server closes in an orderly way, without a byte more."""
@@ -252,7 +252,7 @@ class Client:
                 unread, (look, hint) = self.unread(), self._why_stuck(spins, what)
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "
-                           f"{unread:,} bytes of this client unread"
+                           f"{counted(unread, 'byte')} of this client unread"
                            f"{self.server.said() if spins else ''}",
                            expected=what, sent=show(sent), look=look, hint=hint)
 

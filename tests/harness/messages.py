@@ -23,17 +23,27 @@ def frames(total, size=64 * KIB, seed=1):
     return b"".join(frame(struct.pack("!II", seed, i) + block[8:]) for i in range(count))
 
 
+def counted(count, noun):
+    """A number with its noun, for people: 1 byte, 0 bytes, 1,500 clients."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 def show(data, limit=16):
     """Bytes for people: how many, and how they begin."""
     if isinstance(data, str):
         return data
     text = " ".join(f"{byte:02x}" for byte in data[:limit])
-    return f"{len(data):,} bytes" + (f": {text}" if data else "") + (" ..." * (len(data) > limit))
+    return counted(len(data), "byte") + (f": {text}" if data else "") + " ..." * (len(data) > limit)
 
 
 def printable(text):
     """Without what a terminal would obey."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def right(count):
+    """How many bytes came back as they were sent."""
+    return f"{counted(count, 'byte')} came back right"
 
 
 def difference(expected, seen, before=0):
@@ -43,8 +53,8 @@ def difference(expected, seen, before=0):
     shared = min(len(expected), len(seen))
     at = next((i for i in range(shared) if expected[i] != seen[i]), shared)
     if at == len(seen):
-        return f"the first {before + at:,} bytes are right, then nothing more came"
+        return f"{right(before + at)}, then nothing more came"
     if at == len(expected):
-        return f"all {before + at:,} bytes are right, then {show(seen[at:])} too many"
+        return f"{right(before + at)}, then {show(seen[at:])} too many"
     return (f"byte {before + at:,} differs (counted from 0): expected {show(expected[at:at + 8])}, "
             f"received {show(seen[at:at + 8])}")

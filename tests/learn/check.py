@@ -129,7 +129,8 @@ def pattern(verdict):
 
     A 0 stays: it makes a difference whether bytes were left unread.
     """
-    return re.sub(r"[\d,.]*[1-9][\d,.]*", "N", re.sub(r" \(while .*\)$", "", verdict.seen))
+    seen = re.sub(r"[\d,.]*[1-9][\d,.]*", "N", re.sub(r" \(while .*\)$", "", verdict.seen))
+    return re.sub(r"\b(N \w+?)s\b", r"\1", seen)
 
 
 def manner(verdict):
@@ -142,7 +143,7 @@ def manner(verdict):
 def waits(verdict):
     """Did it leave a client alone, whose bytes were there? (And was not busy with others.)"""
     return not re.search(r"goes in circles|is running \(state", verdict.seen) and bool(re.search(
-        r"[1-9][\d,]* bytes( of this client| are)? unread|gets? no |wait to be ", verdict.seen))
+        r"[1-9][\d,]* bytes? of [\w ]+ unread|gets? no |left in the queue", verdict.seen))
 
 
 def follows(failed, row):
@@ -250,8 +251,9 @@ def distance(number, results, rows):
     if True not in verdicts.values():
         return f"This server has not passed anything of stage {number} yet."
     if 2 * len(missing) > len(asked):
-        text = (f"This server passes {len(asked - missing - untried)} of the {len(asked)} rows of "
-                f"stage {number}; not {listed(missing - later)}")
+        text = (f"This server passes {len(asked - missing - untried)} of the "
+                f"{harness.counted(len(asked), 'row')} of stage {number}; "
+                f"not {listed(missing - later)}")
         text += f", and not {listed(later)}, which may only follow." if later else "."
     else:
         text = f"This server is stage {number}, {harness.STAGES[number]}"

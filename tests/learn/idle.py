@@ -18,6 +18,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+from tests.harness.messages import counted  # noqa: E402
 from tests.harness.processes import raise_fd_limit  # noqa: E402
 from tests.learn.talk import pack  # noqa: E402
 from tests.outside import kernel  # noqa: E402
@@ -88,7 +89,7 @@ def main():
         return f"idle: no server of yours listens on port {options.port}"
     most = min(options.clients, room(pid))
     if most < options.clients:
-        print(f"only {most:,} clients: there are no descriptors for more. Say `ulimit -Sn "
+        print(f"only {counted(most, 'client')}: there are no descriptors for more. Say `ulimit -Sn "
               f"{options.clients + 100}` where the server runs, and start it again")
     try:
         watch(options.port, pid, most)

@@ -50,8 +50,8 @@ def check(number, build):
                 wrong.append(f"row {probe.row}, {probe.title}: {problem}")
             elif verdict.outcome == "L":
                 lessons.append(f"row {probe.row}, {probe.title}: it {verdict.kind}")
-    print(f"{harness.STAGES[number]} is built, and {len(tasks) - len(wrong)} of {len(tasks)} quick "
-          f"probes came out as its chapter says.")
+    print(f"{harness.STAGES[number]} is built, and {len(tasks) - len(wrong)} of "
+          f"{harness.counted(len(tasks), 'quick probe')} came out as its chapter says.")
     for text in lessons:
         print(textwrap.fill(f"meant to fail, {text}", 80, initial_indent="  ",
                             subsequent_indent="    "))

@@ -4,7 +4,8 @@ import signal
 import time
 
 from tests.outside import kernel
-from tests.harness import FAILSAFE, KIB, MIB, Fail, Gone, Lesson, NoStart, frame, probe, wait_for
+from tests.harness import (FAILSAFE, KIB, MIB, Fail, Gone, Lesson, NoStart, counted, frame, probe,
+                           wait_for)
 from tests.probes.flood import FRAME, Flood
 
 TCP_REPAIR, IPPROTO_TCP = 19, 6  # linux/tcp.h
@@ -75,7 +76,7 @@ class Patience:
     def text(self):
         """What has been seen, for a message."""
         count = self.server.wake_ups() - self.before
-        return f"after {count:,} wake-ups" if count >= self.WAKE_UPS else \
+        return f"after {counted(count, 'wake-up')}" if count >= self.WAKE_UPS else \
             f"after {FAILSAFE / 2:.0f} s"
 
 
@@ -175,12 +176,13 @@ def stop_while_reading(stage):
     stop(server)
     pull_all(flood, server)
     missing = owed - flood.received
-    require_exit(stage, server, f", when it owes {missing:,} bytes more" if missing > 0 else "")
+    owes = f", when it owes {counted(missing, 'byte')} more" if missing > 0 else ""
+    require_exit(stage, server, owes)
     if missing > 0:
-        seen = f"{flood.received:,} bytes, then the end"
+        seen = f"{counted(flood.received, 'byte')}, then the end"
         if not asked_to_drain(stage):
             raise Lesson(f"SIGTERM ends it, with status 0: {seen}, of {owed:,}", "dies")
-        raise Fail(seen, expected=f"{owed:,} bytes", sent="SIGTERM while that was pending")
+        raise Fail(seen, expected=counted(owed, "byte"), sent="SIGTERM while that was pending")
 
 
 def pull_all(flood, server):

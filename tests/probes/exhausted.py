@@ -1,7 +1,7 @@
 """No descriptor is free, and clients are waiting."""
 
 from tests.outside import kernel
-from tests.harness import Fail, Lesson, NotTried, frame, probe, wait_for
+from tests.harness import Fail, Lesson, NotTried, counted, frame, probe, wait_for
 from tests.probes.sharing import ended
 
 ENOUGH_MS = 400  # of CPU time, without an answer to anybody: that is a spin
@@ -109,7 +109,8 @@ def resume(server, first, second, old, spins):
         second = server.connect()
         second.send(ASK)
     if hangs(server, second):
-        seen = f"{server.describe()}; {second.unread()} bytes of the queued client are unread"
+        left = f"{counted(second.unread(), 'byte')} of the queued client unread"
+        seen = f"{server.describe()}; {left}"
         third = server.connect()
         third.send(ASK)
         second.expect(ASK)

@@ -1,6 +1,6 @@
 """A client that sends more than it reads, and what may become of it."""
 
-from tests.harness import KIB, MIB, Fail, Gone, Lesson, difference, frames, wait_for
+from tests.harness import KIB, MIB, Fail, Gone, Lesson, counted, difference, frames, wait_for
 
 FRAME = 64 * KIB + 8  # bytes of each
 BLOCK = frames(3 * MIB)  # 47 of them, sent again and again
@@ -33,14 +33,16 @@ class Flood:
         right = self.block[at:at + len(data)]
         if data != right:
             raise Fail(difference(right, data, self.received),
-                       expected="every byte, in order", sent=f"frames, {self.sent:,} bytes")
+                       sent=f"frames, {counted(self.sent, 'byte')}",
+                       expected="every byte, in order")
         self.received += len(data)
         return len(data)
 
     def wait(self, sending):
         """Wait until something can be received or, if `sending`, sent."""
-        self.client.wait(writing=sending, what="every byte", sent=f"frames, {self.sent:,} bytes",
-                         so_far=f"{self.received:,} bytes came; ")
+        self.client.wait(writing=sending, what="every byte",
+                         sent=f"frames, {counted(self.sent, 'byte')}",
+                         so_far=f"{counted(self.received, 'byte')} came; ")
 
     def push_until_stuck(self):
         """Send, without reading, until nothing moves: the server sleeps and takes no more."""
@@ -66,12 +68,12 @@ def dropped(received, sent, server, how):
     """The server has closed a connection: a lesson, if it says so and serves others."""
     said = [line for line in server.stderr().splitlines() if "dropped" in line]
     if not said:
-        raise Fail(f"the connection ended ({how}) after {received:,} of {sent:,} "
-                   f"bytes, without a word on stderr; {server.describe()}",
+        raise Fail(f"the connection ended ({how}) after {received:,} of "
+                   f"{counted(sent, 'byte')}, without a word on stderr; {server.describe()}",
                    expected="every byte, or a line on stderr that says: dropped",
-                   sent=f"frames, {sent:,} bytes")
+                   sent=f"frames, {counted(sent, 'byte')}")
     server.connect().roundtrip()
-    raise Lesson(f"the client is gone ({how}) after {received:,} of {sent:,} bytes; "
+    raise Lesson(f"the client is gone ({how}) after {received:,} of {counted(sent, 'byte')}; "
                  f"stderr: {said[0]}", "drops")
 
 

@@ -2,7 +2,7 @@
 
 import struct
 
-from tests.harness import KIB, MIB, Fail, Gone, frame, probe, wait_for
+from tests.harness import KIB, MIB, Fail, Gone, counted, frame, probe, wait_for
 
 SEVEN = "- - - - - - P"
 
@@ -40,7 +40,7 @@ def not_a_frame(stage):
             count += 1
             said = [line for line in server.stderr().splitlines() if "closed" in line]
             if len(said) != count:
-                raise Fail(f"{len(said) - count + 1} lines about it on stderr", sent=data,
+                raise Fail(f"{counted(len(said) - count + 1, 'line')} about it on stderr", sent=data,
                            expected="one line: closed")
 
 

@@ -5,7 +5,7 @@ import random
 import socket
 
 from tests.outside import kernel, runtime
-from tests.harness import SAN, Fail, Gone, Lesson, NotTried, frame, probe, wait_for
+from tests.harness import SAN, Fail, Gone, Lesson, NotTried, counted, frame, probe, wait_for
 from tests.probes.flood import Flood
 
 TCP_REPAIR = 19  # linux/tcp.h
@@ -20,7 +20,7 @@ def same_fds(server, before):
     except Fail as fail:
         left = {fd: what for fd, what in server.owed_fds().items() if fd not in before}
         some = ", ".join(f"{fd} is {what}" for fd, what in list(left.items())[:3])
-        raise Fail(f"{len(left)} descriptors more than before: {some}; "
+        raise Fail(f"{counted(len(left), 'descriptor')} more than before: {some}; "
                    f"{fail.seen}", expected=f"{len(before)}, as at the start") from None
 
 
@@ -187,7 +187,8 @@ def leaked(stage):
     come_and_go(server, 100)
     require_bounded(server, memory)
     if len(server.fds()) > files + FILES:
-        raise Fail(f"{len(server.fds()) - files:,} descriptors more after each 5,000 clients",
+        raise Fail(f"{counted(len(server.fds()) - files, 'descriptor')} more after each 5,000 "
+                   "clients",
                    expected="as many as before")
     same_fds(server, before)
 

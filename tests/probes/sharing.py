@@ -7,8 +7,8 @@ import socket
 import time
 
 from tests.outside import kernel, tracing
-from tests.harness import (KIB, MIB, Fail, Gone, Lesson, NotTried, QueueFull, frame, probe,
-                           raise_fd_limit, wait_for)
+from tests.harness import (KIB, MIB, Fail, Gone, Lesson, NotTried, QueueFull, counted, frame,
+                           probe, raise_fd_limit, wait_for)
 from tests.probes.flood import Flood
 
 
@@ -55,7 +55,8 @@ def second_client(stage):
             first.roundtrip()  # the server is well, and yet:
             if not starves(second):
                 continue
-            seen = f"{server.describe()}; the second client's {second.unread()} bytes are unread"
+            left = f"{counted(second.unread(), 'byte')} of the second client unread"
+            seen = f"{server.describe()}; {left}"
             first.close()
             second.expect(frame(b"me too"))
             raise Lesson(f"{seen}. When the first has left, the second is served", "waits")
@@ -119,8 +120,9 @@ def descriptors_for(server, clients):
         opened = len(kernel.open_fds(server.pid))
         if server.own or opened < limit:
             raise
-        raise NotTried(f"it has {opened:,} descriptors open for {len(clients):,} clients, and the "
-                       f"limit is {limit:,} (ulimit -Hn)") from None
+        raise NotTried(f"it has {counted(opened, 'descriptor')} open for "
+                       f"{counted(len(clients), 'client')}, and the limit is {limit:,} "
+                       "(ulimit -Hn)") from None
 
 
 def leave(clients):
@@ -137,10 +139,11 @@ def fd_room(wanted, stage, least=0, spare=200):
     limit = raise_fd_limit()
     room = min(wanted, limit - spare)
     if room < least:
-        raise NotTried(f"it needs {least + spare:,} descriptors, and the limit is {limit:,} "
-                       "(ulimit -Hn)")
+        raise NotTried(f"it needs {counted(least + spare, 'descriptor')}, and the limit is "
+                       f"{limit:,} (ulimit -Hn)")
     if room < wanted:
-        stage.note(f"{room:,} clients: the limit of descriptors allows no more (ulimit -Hn)")
+        stage.note(f"{counted(room, 'client')}: the limit of descriptors allows no more "
+                   "(ulimit -Hn)")
     return room
 
 
@@ -158,7 +161,7 @@ def refusals(server, clients):
     """The clients that the server has refused. It must say so, though perhaps not of each."""
     gone = [client for client in clients if ended(client)]
     if gone and "refused" not in server.stderr():
-        raise Fail(f"{len(gone)} clients were closed, without a word on stderr; "
+        raise Fail(f"the end of {counted(len(gone), 'client')}, without a word on stderr; "
                    f"{server.describe()}", expected="all are served, or a line: refused")
     return gone
 
@@ -171,7 +174,7 @@ def fifteen_hundred(stage):
     clients = crowd(server, fd_room(1500, stage, least=1500))
     count = len(clients)
     if count < 1500:
-        stage.note(f"{count:,} clients: its queue has no room for more")
+        stage.note(f"{counted(count, 'client')}: its queue has no room for more")
     for i, client in enumerate(clients):
         try:
             client.try_send(frame(b"client %d" % i))
@@ -193,8 +196,9 @@ def fifteen_hundred(stage):
         wait_for(lambda: len(server.fds()) < len(fds), "the first client's descriptor is closed",
                  server)
         server.connect().roundtrip()
-        raise Lesson(f"{len(gone)} of {count:,} are refused, and stderr says so; the others are "
-                     "served. When one has left, there is room for another", "refuses")
+        raise Lesson(f"{len(gone):,} of {counted(count, 'client')} refused, and stderr says so; "
+                     "the others are served. When one has left, there is room for another",
+                     "refuses")
 
 
 def only_one(server, clients):
@@ -203,7 +207,8 @@ def only_one(server, clients):
     A reader's server may have some processes or threads, each of which serves one.
     """
     waiting = sum(not client.accepted() for client in clients)
-    seen = f"{waiting:,} of {len(clients):,} wait to be accepted while {server.describe()}"
+    seen = f"{waiting:,} of {counted(len(clients), 'client')} left in the queue while " \
+        f"{server.describe()}"
     served = len(clients) - waiting
     if served != 1 and (server.own or not 1 <= served < 100):
         raise Fail(seen, expected="an answer to each",
@@ -288,23 +293,23 @@ def idle_clients(stage):
             wait_for(lambda: idle[-1].readable() or starves(idle[-1]),
                      "an answer to the last idle client", many, 100)
         if not idle[-1].readable():
-            raise Fail(f"the last of {len(idle):,} idle clients gets no answer; {many.describe()}",
-                       expected="an answer to each")
+            raise Fail(f"the last of {counted(len(idle), 'idle client')} gets no answer; "
+                       f"{many.describe()}", expected="an answer to each")
         gone = refusals(many, idle)
         if gone:
             talk(many_active)
-            raise Lesson(f"{len(gone):,} of {count:,} idle clients are refused, and stderr says "
-                         "so", "refuses")
+            raise Lesson(f"{len(gone):,} of {counted(count, 'idle client')} refused, and stderr "
+                         "says so", "refuses")
         few_cost, many_cost = compare_cost((few, few_active), (many, many_active))
         if not few_cost:
             stage.note("not measured: the process that listens does not serve the clients itself")
             return
         growth = many_cost / few_cost
-        seen = (f"{many_cost:.0f} us of CPU per message with {count:,} idle clients, "
+        seen = (f"{many_cost:.0f} us of CPU per message with {counted(count, 'idle client')}, "
                 f"{few_cost:.0f} with 100: {growth:.1f} times as much")
         if growth > GROWS:
             raise Lesson(seen, "grows")
-    stage.note(f"{growth:.1f} times the CPU per message with {count:,} idle clients")
+    stage.note(f"{growth:.1f} times the CPU per message with {counted(count, 'idle client')}")
     if growth >= FLAT:
         raise Fail(seen, expected=f"less than {FLAT} times as much (flat), or more than {GROWS} "
                                   "(it grows)")
@@ -345,7 +350,7 @@ def fast_sender(stage):
         if stage.number != 5 or read <= 256 * KIB:
             raise
     small.expect(frame(b"small"))
-    seen = f"{read:,} bytes of the fast one are read first; number of calls: {calls}"
+    seen = f"{counted(read, 'byte')} of the fast one read first, in {counted(calls, 'call')}"
     if read > 256 * KIB:
         raise Lesson(seen, "hogs")
     stage.note(seen)
@@ -365,7 +370,8 @@ def ten_thousand(stage):
     each = (server.memory_kib() - before) * KIB / len(clients)
     more = crowd(server, min(18_000, raise_fd_limit() - 200) - len(clients))
     talk(more[-100:] + clients[:100])
-    stage.note(f"{each:,.0f} bytes of memory for each of {len(clients):,} clients; "
+    stage.note(f"{counted(round(each), 'byte')} of memory for each of "
+               f"{counted(len(clients), 'client')}; "
                f"{len(clients) + len(more):,} at once")
 
 

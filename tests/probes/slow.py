@@ -3,7 +3,7 @@
 import time
 
 from tests.outside import kernel, runtime
-from tests.harness import MIB, Fail, Gone, Lesson, frame, probe, wait_for
+from tests.harness import MIB, Fail, Gone, Lesson, counted, frame, probe, wait_for
 from tests.probes.flood import Flood, finish_dropped
 
 MOST = 64 * MIB  # nobody needs to take so much from a client that does not read
@@ -55,7 +55,7 @@ def frozen(server, flood, other):
 
 def thaw(server, flood, other):
     """It is frozen. When the first client reads, and leaves, everything must be right again."""
-    seen = f"{server.describe()}; the other client's {other.unread()} bytes are unread"
+    seen = f"{server.describe()}; {counted(other.unread(), 'byte')} of the other client unread"
     flood.stop()
     flood.drain()
     flood.client.close()
@@ -69,8 +69,8 @@ def check_bounded(server, flood, memory):
     # A heap that is collected late grows in steps, some of them of 16 MiB (Netty's).
     most = MEMORY_KIB * (4 if not server.own and runtime.collects(server.pid) else 1)
     if flood.sent >= flood.total or grown > most:
-        raise Fail(f"it took {flood.sent:,} bytes, and its memory grew by {grown:,} KiB",
-                   sent=f"{flood.sent:,} bytes, of which nothing was read",
+        raise Fail(f"it took {counted(flood.sent, 'byte')}, and its memory grew by {grown:,} KiB",
+                   sent=f"{counted(flood.sent, 'byte')}, of which nothing was read",
                    expected=f"it stops reading; less than {MOST // MIB} MB, "
                             f"{most // 1024} MiB of memory")
 
@@ -168,8 +168,8 @@ def require_quiet(server, clock, when):
         count, cpu = waiters.count(), waiters.cpu_ms()
         if count <= ticks and cpu < 1 + count:
             return
-    raise Fail(f"{count} wake-ups and {cpu:.1f} ms of CPU time while another server answered "
-               "300 times", expected=f"none: {when}")
+    raise Fail(f"{counted(count, 'wake-up')} and {cpu:.1f} ms of CPU time while another server "
+               "answered 300 times", expected=f"none: {when}")
 
 
 def sleeps_in_send(server):
@@ -200,5 +200,6 @@ def require_no_polling(server, clock, idle, ticks):
                    "pending", expected="none: that there is room will be said to it")
     count = wake_ups_in_a_second(server, clock)
     if count >= ticks + 5:
-        raise Fail(f"it sleeps with a timeout: {count} wake-ups in a second, and {ticks} when no "
-                   "output was pending", expected="none: that there is room will be said to it")
+        raise Fail(f"it sleeps with a timeout: {counted(count, 'wake-up')} in a second, and "
+                   f"{ticks} when no output was pending",
+                   expected="none: that there is room will be said to it")

@@ -1,7 +1,8 @@
 """Output that a server holds because it could not be sent: how much, and what comes then."""
 
 from tests.outside import kernel
-from tests.harness import KIB, MIB, Fail, Gone, difference, frame, pattern, probe, wait_for
+from tests.harness import (KIB, MIB, Fail, Gone, counted, difference, frame, pattern, probe,
+                           wait_for)
 from tests.probes.flood import dropped
 from tests.probes.syscalls import OutOfReach, start
 
@@ -55,7 +56,8 @@ class Held:
         data = self.client.try_receive(most)
         if data != self.owed[:len(data)]:
             raise Fail(difference(bytes(self.owed[:len(data)]), data),
-                       expected="every byte, in order", sent=f"frames, {self.client.sent:,} bytes")
+                       sent=f"frames, {counted(self.client.sent, 'byte')}",
+                       expected="every byte, in order")
         del self.owed[:len(data)]
         return len(data)
 
@@ -67,8 +69,9 @@ class Held:
                 return 0
             if self.held() >= least:
                 return self.held()
-        raise Fail(f"it took {self.client.sent:,} bytes", expected="it stops reading, or cannot "
-                   "send", sent="frames, of which nothing was read")
+        raise Fail(f"it took {counted(self.client.sent, 'byte')}",
+                   expected="it stops reading, or cannot send",
+                   sent="frames, of which nothing was read")
 
     def make_room(self, most):
         """Read so much, so that its kernel can send on. (It is stopped.)"""
@@ -87,8 +90,8 @@ class Held:
             self._push()
             if not self.pull(step):
                 self.client.wait(writing=bool(self.unsent), what="every byte",
-                                 sent=f"frames, {self.client.sent:,} bytes",
-                                 so_far=f"{len(self.owed):,} bytes are still owed; ")
+                                 sent=f"frames, {counted(self.client.sent, 'byte')}",
+                                 so_far=f"{counted(len(self.owed), 'byte')} still owed; ")
 
     def end(self):
         """It has finished sending, and gets the rest and the end, after the server has looked."""
@@ -100,6 +103,7 @@ class Held:
         wait_for(lambda: self.noticed() or self.server.cpu_ms() - spent > ENOUGH_MS,
                  "it sees the end of input, or cannot look", self.server)
         self.drain()
+        self.client.expect_end("frames")
 
     def noticed(self):
         """Has it seen the end of input? It sleeps, and the end, which has come, woke it up before.
@@ -110,7 +114,6 @@ class Held:
         far = self.client.far_end()
         here = not far or far.state != kernel.ESTABLISHED
         return here and all(self.server.asleep() for _ in range(20)) or self.stopped()
-        self.client.expect_end("frames")
 
 
 def start_narrow(stage):

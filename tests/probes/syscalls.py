@@ -11,8 +11,8 @@ import socket
 import struct
 
 from tests.outside import kernel, runtime
-from tests.harness import (MIB, Fail, Gone, Lesson, NotTried, frame, frames, pattern, probe,
-                           wait_for)
+from tests.harness import (MIB, Fail, Gone, Lesson, NotTried, counted, frame, frames, pattern,
+                           probe, wait_for)
 from tests.probes.leaving import warmed_up
 from tests.outside.shim import SPIN, Shim
 
@@ -61,7 +61,7 @@ def check_calls(stage, server, shim):
 def require_no_loop(server, shim):
     """Fail if it has made calls again and again that could not do anything."""
     if shim.most_fruitless >= SPIN:
-        raise Fail(f"{shim.most_fruitless:,} system calls in a row without progress; "
+        raise Fail(f"{counted(shim.most_fruitless, 'system call')} in a row without progress; "
                    f"{server.describe()}", expected="a server that waits when it can do nothing")
 
 
@@ -88,7 +88,7 @@ def check_descriptors(stage, server, before):
     """All clients have left: the server has given back what it had for them."""
     wait_for(lambda: len(server.owed_fds()) == before
              or not stage.own and len(server.owed_fds()) < before,
-             f"{before} descriptors, as before the clients came", server)
+             f"{counted(before, 'descriptor')}, as before the clients came", server)
 
 
 # Row 10
@@ -170,7 +170,7 @@ def exchange_rest(client, data, sent, storm):
         more = client.try_receive(MIB)
         got += more
         if not more and not count:
-            client.wait(what=f"{len(data):,} bytes", so_far=f"{len(got):,} came; ")
+            client.wait(what=counted(len(data), "byte"), so_far=f"{len(got):,} came; ")
     if got != data:
         raise Fail("the bytes that came back differ from those sent")
 
@@ -214,7 +214,7 @@ def endure(stage, server, storm):
     calls = [call for call in ("accept", "recv", "send", "wait") if storm.shim[call].interrupted]
     if stage.own and not calls:
         raise Fail("no call was interrupted", expected="EINTR in the call that it sleeps in")
-    stage.note(f"{storm.sent} signals; EINTR in {', '.join(calls)}")
+    stage.note(f"{counted(storm.sent, 'signal')}; EINTR in {', '.join(calls)}")
 
 
 # Row 11
@@ -251,7 +251,7 @@ def reset_before_accept(stage):
         client.expect(frame(b"I am still here"))
         client.close()
     check_descriptors(stage, server, before)
-    stage.note(f"{lost:,} connections reset before accept()")
+    stage.note(f"{counted(lost, 'connection')} reset before accept()")
 
 
 @probe(row=11, title="accept() fails because of one connection; all others are served",
@@ -417,7 +417,7 @@ def much_in_parts(stage):
     message = frames(60_000 if stage.number == 5 else 300_000, size=20_000)
     for most, read in ((1000, 65_536), (4096, 1000), (19_999, 20_008), (20_007, 65_536)):
         rules = f"send:*:{short(stage, most)} recv:*:{short(stage, read)}"
-        server, shim = start(stage, rules, f"send() took {most:,} bytes at most")
+        server, shim = start(stage, rules, f"send() took {counted(most, 'byte')} at most")
         client = server.connect()
         client.exchange(message)
         client.half_close()
@@ -442,7 +442,7 @@ def not_now(stage):
         raise Lesson("the first client's connection ended without a byte; the second is served",
                      "drops")
     if got != message:
-        raise Fail(f"{len(got)} bytes, then the end", expected=message, sent=message)
+        raise Fail(f"{counted(len(got), 'byte')}, then the end", expected=message, sent=message)
 
     rules = (f"accept:%2:EAGAIN recv:%2:EAGAIN send:%2:EAGAIN send:*:{short(stage, 100)} "
              f"recv:*:{short(stage, 1000)}")

@@ -434,7 +434,7 @@ class Following(unittest.TestCase):
 
     def test_an_end_that_comes_early(self):
         early = "the connection ended (end of file) after 53,352 of 61,560 bytes"
-        self.assertTrue(self.follows((6, early), (14, "end of file: the first 1 bytes are right, "
+        self.assertTrue(self.follows((6, early), (14, "end of file: 1 byte came back right, "
                                                   "then nothing more came")))
         self.assertFalse(self.follows((6, early), (14, "byte 3 differs")))
 

@@ -4,6 +4,8 @@ They are small programs in Python, run as a reader's own server is: only by --po
 """
 
 import os
+import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ from unittest import mock
 
 from tests import harness
 from tests import probes
+from tests.learn import check
 from tests.self import holding_server
 
 # {on_start}, {reply} and so on are replaced by what makes a server wrong.
@@ -177,7 +180,7 @@ class WrongServers(ReadersServer):
 
     def test_a_byte_too_many_at_the_end(self):
         text = script(ONE_AT_A_TIME, reply="client.sendall(data + b'!' * (total == 18))")
-        self.assert_caught(self.check(text, "6"), "1 bytes: 21 too many", "then end of file")
+        self.assert_caught(self.check(text, "6"), "1 byte: 21 too many", "then end of file")
 
     def test_drops_the_tail(self):
         text = script(ONE_AT_A_TIME, reply="client.sendall(data[:1000])")
@@ -283,7 +286,7 @@ class WrongServers(ReadersServer):
     def test_leaks_descriptors(self):
         text = script(ONE_AT_A_TIME, on_start="kept = []", reply="client.sendall(data); "
                       "kept.append(client.dup()) if total < 20 else None")
-        self.assert_caught(self.check(text, "9"), "descriptors more than before")
+        self.assert_caught(self.check(text, "9"), " more than before")
 
     def test_spins(self):
         ask_again = "[0 for _ in iter(lambda: bool(select.select([client], [], [], 0)[0]), True)]"
@@ -404,6 +407,26 @@ class Words(unittest.TestCase):
         self.assertIn("take it out of the set when you close it",
                       self.look(True, said=". Its last words: select: Bad file descriptor"))
         self.assertIn("POLLHUP", self.look(True))
+
+    def test_one_is_no_plural(self):
+        self.assertEqual([harness.counted(n, "byte") for n in (0, 1, 1500)],
+                         ["0 bytes", "1 byte", "1,500 bytes"])
+        self.assertEqual(harness.show(b"!"), "1 byte: 21")
+        self.assertEqual(harness.difference(b"EV", b"E"),
+                         "1 byte came back right, then nothing more came")
+        one, two = (harness.Verdict("F", "", f"{harness.counted(n, 'byte')} of this client unread",
+                                    "", "", [], 0) for n in (1, 2))
+        self.assertEqual(check.pattern(one), check.pattern(two))
+        self.assertTrue(check.waits(one) and check.waits(two))
+
+    def test_a_number_and_its_noun_agree_everywhere(self):
+        """A number that is put before a plural will be 1 one day: counted() knows."""
+        plural = re.compile(r"\{[^{}]*[a-z][^{}]*\}( \w+)? (bytes|clients|connections|descriptors|processes|"
+                            "threads|wake-ups|calls|signals|probes|messages|lines|rows)\\b")
+        for folder in "probes", "harness", "learn":
+            for path in pathlib.Path(harness.ROOT, "tests", folder).glob("*.py"):
+                for at, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+                    self.assertNotRegex(line, plural, f"{path}:{at}")
 
     def test_of_one_that_never_stops_talking_the_end_is_read(self):
         with tempfile.TemporaryFile() as file:
