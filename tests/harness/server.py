@@ -7,6 +7,7 @@ import re
 import resource
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,18 +25,29 @@ from tests.outside import kernel, runtime
 
 LAST_MS = 1000 * SLOWER  # CPU time in which a process that dies has died
 LINE = "a line on stdout that ends in: listening on HOST:PORT"
-BUG = "a debugger: the probe has only triggered it (gdb, or build with -fsanitize=address)"
+BUG = "where it is when it dies: the probe has only triggered it. "
 ENDED = "why it ends: a server goes on when a client has left, and stays in the foreground"
 DEATHS = {  # what to look at, and what to write
     **dict.fromkeys((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL),
-                    (BUG, "")),
+                    (BUG, "")),  # and with what to see it: debugger()
     signal.SIGPIPE: ("send(2): EPIPE; signal(7): SIGPIPE ends a process that does not handle it",
                      "give send() MSG_NOSIGNAL, or ignore SIGPIPE: then it fails with EPIPE"),
     signal.SIGKILL: ("who sends SIGKILL: the kernel does it when memory is short (dmesg)", ""),
 }
 
-UNCAUGHT = ("the exception in its last words: nothing catches it",
-            "catch it where it is thrown, and let it cost no more than the client that it is about")
+ABORTED = (  # SIGABRT with these words: what to look at, and what to write
+    ("terminate called without an active exception",
+     "std::thread: it ends the program if it goes out of scope before join() or detach()",
+     "detach() it; or keep it, and join() it when its client has left"),
+    ("terminate called", "the exception in its last words: nothing catches it",
+     "catch it where it is thrown, and let it cost no more than the client that it is about"),
+    ("[Aa]ssert", "the assertion in its last words: it names the line, and what is not so there",
+     ""),
+    (r"^\*\*\* |free\(\)|alloc\(\)|chunk|corrupt",
+     "memory that it writes to and does not own: -fsanitize=address names the line",
+     "look at the length of each copy into a buffer, and at what is freed twice"),
+    ("", "abort(3): who calls it, and why without a word? ", ""),
+)
 ASLEEP = (  # what to look at when all sleep in these calls, and a client's bytes are there
     ({"accept", "accept4"},
      "accept(2): without O_NONBLOCK on the listener it sleeps until another client comes"),
@@ -53,6 +65,24 @@ CLOSED = ("select(2), poll(2): EBADF and POLLNVAL: is a closed descriptor still 
           "take it out of the set when you close it")
 BUSY = ("poll(2): which event comes again and again? POLLOUT, while nothing is to be sent? "
         "POLLHUP, which comes unasked?", "")
+
+
+def debugger(command):
+    """With what to see where a program dies."""
+    if is_script(command[0]):
+        return "Such a signal comes from C code: of the interpreter, or of a module"
+    get = "" if shutil.which("gdb") else " (apt-get install gdb)"
+    return f"gdb --args {shlex.join(command)}{get}; then run and, where it stops, backtrace. " \
+        "Or build it with -fsanitize=address"
+
+
+def is_script(path):
+    """Does an interpreter run this file?"""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"#!"
+    except OSError:  # who may run it may not be allowed to read it
+        return False
 
 
 def has_ipv6():
@@ -342,10 +372,13 @@ class Server:
             return ("recv(2): it returns bytes, which may be no text",
                     "send back what came, as it is")
         number = -code if code < 0 else code - 128  # a shell that has run it adds 128
-        if number == signal.SIGABRT and "terminate called" in self.stderr():  # std::terminate()
-            return UNCAUGHT
-        return DEATHS.get(number, (ENDED, "") if code >= 0 else (f"signal(7): who sends "
-                                   f"{kernel.signal_name(-code)}", ""))
+        if number == signal.SIGABRT:
+            look, hint = next((look, hint) for words, look, hint in ABORTED
+                              if re.search(words, self.stderr(), re.MULTILINE))
+        else:
+            look, hint = DEATHS.get(number, (ENDED, "") if code >= 0 else (
+                f"signal(7): who sends {kernel.signal_name(-code)}", ""))
+        return look + (debugger(self.command) if look.endswith(" ") else ""), hint
 
     def why_stuck(self, spins):
         """(what to look at, what to write) when a client's bytes are there and nothing comes."""

@@ -96,17 +96,26 @@ def failure(probe, number, verdict, before):
         return text + indented("received", problem) + indented("mend first", "row 0")
     if not same:
         says = [("sent", verdict.sent), ("expected", verdict.expected), *says]
-    if verdict.look not in [its.look for _, its in before]:
-        says += [("look at", verdict.look)]
+    says += [("look at", look) for look in places(probe, verdict, before)]
     if stops(probe, verdict):  # it is about our agreement, which is no exercise
         says += [("hint", verdict.hint or probe.hint)]
-    elif verdict.kind != "probe":
-        says += [("look at", probe.look)]
     if same and same.row != probe.row:
         says += [("mend first", f"row {same.row}, where the same happens")]
     elif first:
         says += [("mend first", f"row {first.row}: this one may only follow from it")]
     return text + "".join(indented(name, value) for name, value in says if value)
+
+
+def places(probe, verdict, before):
+    """What to look at. What was seen tells more than the row does, and the row more than an end.
+
+    Row 0 is about everything: it has nothing to add.
+    """
+    seen = [verdict.look] * (verdict.look not in [its.look for _, its in before])
+    told = probe.row == 0 and (verdict.look or verdict.kind == "no start")
+    asked = [probe.look] * (verdict.kind != "probe" and not told)
+    looks = asked + seen if verdict.look == harness.ENDED else seen + asked
+    return dict.fromkeys(look for look in looks if look)
 
 
 def same_before(verdict, before):

@@ -270,6 +270,14 @@ class WritesOrReads(Right):
         return super().turn(events)
 
 
+class ForgetsToClose(Right):
+    """What was held when the end came is sent, and then it waits for nothing."""
+
+    def turn(self, events):
+        late = self.eof and bool(self.out)
+        return super().turn(events) or late
+
+
 # Waiting.
 
 class Polls(Right):

@@ -6,6 +6,7 @@ They are small programs in Python, run as a reader's own server is: only by --po
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -203,8 +204,8 @@ class WrongServers(ReadersServer):
     def test_crashes(self):
         for name in ("SIGSEGV", "SIGABRT"):
             text = script(ONE_AT_A_TIME, reply=f"os.kill(os.getpid(), signal.{name})")
-            self.assert_caught(self.check(text), f"the server was killed by {name}", "gdb",
-                               "recv(2), send(2)")  # which is what this probe is about
+            self.assert_caught(self.check(text), f"the server was killed by {name}",
+                               "of the interpreter")
 
     def test_killed_by_sigpipe(self):
         text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGPIPE, signal.SIG_DFL)")
@@ -408,6 +409,45 @@ class Words(unittest.TestCase):
                       self.look(True, said=". Its last words: select: Bad file descriptor"))
         self.assertIn("POLLHUP", self.look(True))
 
+    def dead(self, code, said="", program=sys.executable):
+        """What is to be looked at when it has ended so, and has said this before."""
+        server = mock.Mock(process=mock.Mock(returncode=code), command=[program, "--port", "0"],
+                           stderr=lambda: said, last_words=lambda: said)
+        return " ".join(harness.Server._why_dead(server))
+
+    def test_the_ways_to_abort(self):
+        for said, words in (
+                ("terminate called without an active exception", "before join() or detach()"),
+                ("terminate called after throwing an instance of 'E'", "nothing catches it"),
+                ("mine: mine.c:7: main: Assertion `n > 0' failed.", "it names the line"),
+                ("*** stack smashing detected ***: terminated", "does not own"),
+                ("free(): double free detected in tcache 2", "what is freed twice")):
+            self.assertIn(words, self.dead(-signal.SIGABRT, said))
+            self.assertNotIn("gdb", self.dead(-signal.SIGABRT, said))
+        self.assertIn("without a word? gdb --args", self.dead(-signal.SIGABRT))
+
+    def test_where_there_is_no_debugger_it_says_how_to_get_it(self):
+        for code in (-signal.SIGSEGV, 128 + signal.SIGSEGV):  # as a shell tells it
+            self.assertIn("-fsanitize=address", self.dead(code))
+            with mock.patch("shutil.which", lambda name: None):
+                self.assertIn("(apt-get install gdb); then run", self.dead(code))
+            self.assertNotIn("gdb", self.dead(code, program=holding_server.__file__))
+
+    def test_what_tells_most_comes_first_and_once(self):
+        probes.load()
+        late = harness.Probe(None, 9, "late", "P P P P P P P", "send(2)", "", False, "")
+        first = harness.Probe(None, 0, "first", "P P P P P P P", "bind(2), send(2)", "", False, "")
+
+        def places(probe, look, before=()):
+            verdict = harness.Verdict("F", "", "", "", "", [], 0, look)
+            return list(check.places(probe, verdict, [(probe, verdict)] * len(before)))
+        self.assertEqual(places(late, harness.ENDED), ["send(2)", harness.ENDED])
+        self.assertEqual(places(late, "SIGPIPE"), ["SIGPIPE", "send(2)"])
+        self.assertEqual(places(late, "send(2)"), ["send(2)"])
+        self.assertEqual(places(late, "SIGPIPE", "before"), ["send(2)"])
+        self.assertEqual(places(first, harness.ENDED), [harness.ENDED])
+        self.assertEqual(places(first, ""), ["bind(2), send(2)"])
+
     def test_one_is_no_plural(self):
         self.assertEqual([harness.counted(n, "byte") for n in (0, 1, 1500)],
                          ["0 bytes", "1 byte", "1,500 bytes"])
@@ -447,6 +487,7 @@ FINDS = {
     "held_to_the_byte": ["hits-the-mark", "cuts-at-its-cap"],
     "back_and_forth": ["resumes-in-a-step-across", "keeps-half"],
     "end_and_room_at_once": ["closes-after-a-part", "forgets-at-the-end", "writes-or-reads"],
+    "end_while_output_is_held": ["forgets-to-close"],
     "wakes_only_when_needed": ["polls", "looks-sometimes", "naps"],
     "agreement": ["ends-a-line", "repeats"],
 }
