@@ -241,14 +241,15 @@ class Client:
         poll.register(self.sock, select.POLLIN * reading | select.POLLOUT * writing)
         if poll.poll(200):  # what follows looks at each thread, of which there may be thousands
             return
-        deadline, still = Deadline(FAILSAFE, *self.server.pids), Stillness(self.server.pids)
+        deadline, still = Deadline(FAILSAFE, *self.server.processes()), Stillness([])
         spin_ms = self.server.cpu_ms() + self.server.spin_ms
         while not poll.poll(200):
             if self.server.exited() and not poll.poll(0):
                 break
             spins, near = self.server.cpu_ms() > spin_ms, self.near_end()
-            rests = still.lasts(near.unsent if near else 0) and self.server.others_asleep()
-            if spins or rests or deadline.passed():
+            still.pids = self.server.processes()  # perhaps it has started one for this client
+            over = still.lasts(near.unsent if near else 0) or spins or deadline.passed()
+            if over and not poll.poll(0):  # nothing came while we looked
                 unread, (look, hint) = self.unread(), self._why_stuck(spins, what)
                 raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
                            f"{', and goes in circles' if spins else ''}, "

@@ -391,6 +391,11 @@ class Server:
         looks = {look for names, look in ASLEEP for name, _ in calls if name in names}
         return (looks.pop() if len(looks) == 1 else ""), ""
 
+    def processes(self):
+        """All of it: those who listen, and what they have started that has not ended."""
+        begun = {self.process.pid, *kernel.descendants(self.process.pid)} - set(self.pids)
+        return self.pids + [pid for pid in begun if kernel.state(pid) not in ("Z", "")]
+
     def others_asleep(self):
         """Are the processes asleep that it has started, and that do not listen?"""
         return all(kernel.state(pid) == "Z" or kernel.blocked_calls(pid)

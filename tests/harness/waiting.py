@@ -46,7 +46,8 @@ class Stillness:
     """Have some processes come to rest, so that waiting longer is pointless?
 
     All threads asleep, and for `rounds` looks in a row not one of them has been woken. One with
-    timers wakes up, and is waited for until the failsafe.
+    timers wakes up, and is waited for until the failsafe. Where processes come and go, .pids is to
+    be told before each look.
     """
 
     rounds = 15  # looks

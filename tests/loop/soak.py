@@ -210,6 +210,7 @@ class Soak:
             elif not self.wait(waiting):
                 still = still or harness.Stillness(self.server.pids)
                 deadline = deadline or harness.Deadline(harness.FAILSAFE, self.server.pid)
+                still.pids = self.server.processes()
                 if self.server.exited() or still.lasts() or deadline.passed():
                     raise Fail(f"{len(waiting)} clients get no more; {self.server.describe()}",
                                expected=f"{sum(len(g.owed) for g in waiting):,} bytes, and the "
@@ -263,6 +264,7 @@ class Soak:
         still = harness.Stillness(self.server.pids, LOOKS)
         deadline = harness.Deadline(harness.FAILSAFE, self.server.pid)
         while len(open_now := self.server.owed_fds()) > self.descriptors:
+            still.pids = self.server.processes()
             if self.server.exited() or still.lasts() or deadline.passed():
                 raise Fail(f"{len(open_now)} open descriptors when all have left; "
                            f"{self.server.describe()}",

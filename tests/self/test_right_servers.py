@@ -16,6 +16,7 @@ from unittest import mock
 
 from tests import harness
 from tests import probes
+from tests.harness import cell
 from tests.learn import check
 from tests.loop import soak
 from tests.outside import kernel, runtime
@@ -159,15 +160,53 @@ class WhatIsTheRuntimes(RightServer):
         self.assertEqual(server.others_asleep.call_count, 3)
 
     def test_a_child_without_a_core_is_waited_for(self):
+        """It is of the server, also where it was started while we waited: all of it must rest."""
         server = mock.Mock(pids=[], spin_ms=1, cpu_ms=lambda: 0, exited=lambda: False,
-                           others_asleep=mock.Mock(side_effect=[False, False, True]))
+                           processes=mock.Mock(side_effect=[[1], [1], [1, 2], [1, 2], [1]]))
         ours, theirs = socket.socketpair()
-        with ours, theirs, mock.patch.object(harness.Stillness, "lasts", lambda *_: True):
+        with ours, theirs, mock.patch.object(harness.Stillness, "lasts",
+                                             lambda still, _: 2 in still.pids):
             client = mock.Mock(sock=ours, server=server, _why_stuck=lambda *_: ("", ""),
                                unread=lambda: 5)
             with self.assertRaisesRegex(harness.Fail, "nothing more comes"):
                 harness.Client.wait(client)
-        self.assertEqual(server.others_asleep.call_count, 3)
+        self.assertEqual(server.processes.call_count, 3)
+
+    def test_what_comes_while_we_look_has_come(self):
+        ours, theirs = socket.socketpair()
+        server = mock.Mock(pids=[], spin_ms=1, cpu_ms=lambda: 0, exited=lambda: False,
+                           processes=lambda: [1])
+        with ours, theirs, mock.patch.object(harness.Stillness, "lasts",
+                                             lambda *_: theirs.send(b"late")):
+            harness.Client.wait(mock.Mock(sock=ours, server=server, unread=lambda: 0,
+                                          _why_stuck=lambda *_: ("", "")))
+
+    def test_a_child_may_need_time_to_begin(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+        text = text.replace("    total = 0\n", "    if os.fork():\n        client.close()\n"
+                            "        continue\n    for _ in range(80):\n"
+                            "        time.sleep(0.05)\n    total = 0\n", 1)
+        self.assert_right(text, "1", 3)
+
+    def test_a_child_may_be_a_program_that_does_not_start_without_descriptors(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+                      reply="client.sendall(data)")
+        text = text.replace("    total = 0\n", "    if os.fork():\n        client.close()\n"
+                            "        continue\n    try:\n        open('/dev/null').close()\n"
+                            "    except OSError:\n        os._exit(1)\n    total = 0\n", 1)
+        self.assert_right(text, "12", 3)
+
+    def test_who_is_slow_and_gets_on_is_not_wrong(self):
+        server = mock.Mock(describe=lambda: "the server is running (state R)")
+        with self.assertRaisesRegex(harness.NotTried, r"too slow .* is running \(state R\)$"):
+            cell.no_verdict(mock.Mock(own=False, servers=[server]), None)
+        with self.assertRaisesRegex(harness.Fail, "no verdict within"):
+            cell.no_verdict(mock.Mock(own=True, servers=[server]), None)
+
+    def test_who_is_slow_gets_fewer_clients(self):
+        text = script(ONE_AT_A_TIME, before_accept="time.sleep(0.01)")
+        output = self.assert_right(text, "19", 1)
+        self.assertRegex(output, r"note: \d+ clients at a time, and not 5,000")
 
     def test_pipes_may_be_kept_for_later(self):
         text = script(THREAD_EACH, reply="pipes = pool.pop() if pool else os.pipe(); "
@@ -500,9 +539,8 @@ class Heap(unittest.TestCase):
             size += step
             sizes.append(size)
         server = mock.Mock(own=False, pid=1, memory_kib=mock.Mock(side_effect=sizes))
-        with mock.patch.object(leaving, "come_and_go"), \
-                mock.patch.object(runtime, "collects", lambda pid: collects):
-            return leaving.require_bounded(server, 0)
+        with mock.patch.object(runtime, "collects", lambda pid: collects):
+            return leaving.require_bounded(server, mock.Mock(clients=5000), 0)
 
     def test_levels_off_late(self):
         self.grow([40_000] * 7 + [500], True)
