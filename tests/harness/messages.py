@@ -53,7 +53,7 @@ def difference(expected, seen, before=0):
     shared = min(len(expected), len(seen))
     at = next((i for i in range(shared) if expected[i] != seen[i]), shared)
     if at == len(seen):
-        return f"{right(before + at)}, then nothing more came"
+        return f"{right(before + at)}, then nothing more came" if before + at else "nothing came"
     if at == len(expected):
         return f"{right(before + at)}, then {show(seen[at:])} too many"
     return (f"byte {before + at:,} differs (counted from 0): expected {show(expected[at:at + 8])}, "

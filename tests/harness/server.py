@@ -26,6 +26,9 @@ from tests.outside import kernel, runtime
 LAST_MS = 1000 * SLOWER  # CPU time in which a process that dies has died
 LINE = "a line on stdout that ends in: listening on HOST:PORT"
 BUG = "where it is when it dies: the probe has only triggered it. "
+FIRST = "listen first, then print the line and flush stdout"
+DOS = "a carriage return at its end: save it with the line ends of Unix (sed -i 's/\\r$//')"
+BY_HAND = "what it says when you start it so yourself"
 ENDED = "why it ends: a server goes on when a client has left, and stays in the foreground"
 DEATHS = {  # what to look at, and what to write
     **dict.fromkeys((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL),
@@ -106,13 +109,44 @@ def finding(text, limit=30):
 def error_line(lines):
     """Which of a program's last lines says what went wrong? Many print a stack below it."""
     kinds = (r"\b[\w.:]*(Error|Exception)\b|\bpanic|what\(\):|\b[Aa]ssert|\b[Ff]atal",
-             r"(?i)\berror\b|fail|cannot|denied|invalid|no such")
-    stack = r"\s+(at|from|File)\b|Traceback|Node\.js v"
+             r"(?i)\berror\b|fail|cannot|can't|unable|denied|invalid|no such|not found")
+    stack = r"\s+(at|from|File)\b|Traceback|Node\.js v|\d+: \(|stack traceback|\s+\S+: in "
     own = [line for line in lines if not re.match(stack, line)]
     for kind in kinds:
         if found := [line for line in own if re.search(kind, line)]:
             return found[-1]
     return (own or lines)[-1]
+
+
+def why_not(path, error):
+    """Why exec() fails, in words that lead to the cause: its own are about something else."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(256)
+    except OSError:
+        return ""
+    if error.errno == errno.EACCES:
+        return "; chmod +x makes it executable"
+    if not begin:
+        return "; the file is empty"
+    if begin.startswith(b"\x7fELF"):
+        return why_not_elf(begin[16:18], begin[18:20], error)
+    if error.errno == errno.ENOEXEC:
+        return "; a script needs a first line such as #!/usr/bin/env python3"
+    first = begin.partition(b"\n")[0].decode(errors="replace")
+    return f"; its first line asks for {first[2:].split()[0]}" + (
+        f", and has {DOS}" if first.endswith("\r") else "")
+
+
+def why_not_elf(kind, machine, error):
+    """The same of a program or a part of one. Where these two fields are: elf(5)."""
+    with open("/proc/self/exe", "rb") as file:
+        if machine != file.read(20)[18:]:
+            return "; it was built for another kind of processor"
+    if error.errno == errno.ENOEXEC:
+        return "; it has been compiled, and not linked" if kind in (b"\1\0", b"\0\1") else \
+            "; the file is damaged"
+    return "; the loader that it asks for is missing (readelf -l says which)"
 
 
 def plug(pipe):
@@ -194,9 +228,7 @@ class Server:
                 stderr=self.stderr_file if stderr is None else stderr, preexec_fn=prepare,
                 env={**os.environ, **(env or {})})
         except OSError as error:
-            hint = {errno.ENOEXEC: "; a script needs a first line such as #!/usr/bin/env python3",
-                    errno.EACCES: "; chmod +x makes it executable"}.get(error.errno, "")
-            raise NoStart(f"it cannot be run: {error.strerror}{hint}",
+            raise NoStart(f"it cannot be run: {error.strerror}{why_not(self.command[0], error)}",
                           expected="an executable file", sent=shlex.join(self.command)) from None
         self.pid, self.pids = self.process.pid, [self.process.pid]
 
@@ -222,12 +254,15 @@ class Server:
                 silent = silent + 1 if self._silent_but_listening() else 0
                 if silent < 5 and not deadline.passed():
                     continue
-                raise NoStart(self._why_no_line(), LINE, shlex.join(self.command))
+                raise NoStart(self._why_no_line(), LINE, shlex.join(self.command), hint=FIRST)
             data = os.read(self.out, 65536)
             if not data:
                 wait_for(lambda: self.process.poll() is not None, "the end of the process",
                          failsafe=5)
                 look, hint = self._why_dead()
+                if look == ENDED and self.process.returncode != 0:
+                    look = f"its first line, which has {DOS}" if "\\r" in self.last_words() and \
+                        is_script(self.command[0]) else BY_HAND
                 raise NoStart(f"{self.describe()}, before it said 'listening on'. "
                               f"{self.last_words()}", LINE, shlex.join(self.command), look, hint)
             self.stdout += data
@@ -357,7 +392,7 @@ class Server:
         """The end of stderr, for a message."""
         if self.finding():
             return f"A sanitizer says:\n{self.finding()}"
-        lines = self.stderr().strip().splitlines()
+        lines = re.sub(r"\x1b\[[\d;]*m", "", self.stderr()).strip().splitlines()  # no colours
         return f"Its last words: {printable(error_line(lines[-50:]).strip()[:200])}" if lines else \
             "It said nothing on stderr."
 

@@ -98,7 +98,7 @@ def failure(probe, number, verdict, before):
         says = [("sent", verdict.sent), ("expected", verdict.expected), *says]
     says += [("look at", look) for look in places(probe, verdict, before)]
     if stops(probe, verdict):  # it is about our agreement, which is no exercise
-        says += [("hint", verdict.hint or probe.hint)]
+        says += [("hint", verdict.hint)]
     if same and same.row != probe.row:
         says += [("mend first", f"row {same.row}, where the same happens")]
     elif first:
@@ -182,7 +182,7 @@ def line(probe, outcome, text):
 
 def indented(name, text):
     """A line below it, wrapped."""
-    return textwrap.fill(f"{name}: {text}", WIDTH, initial_indent=" " * 10,
+    return textwrap.fill(f"{name}: {text}", WIDTH, initial_indent=" " * 10, break_on_hyphens=False,
                          subsequent_indent=" " * 14) + "\n"
 
 
@@ -201,14 +201,23 @@ def numbers(text):
 
 
 def find_server(path):
-    """The reader's server as a command that exec() takes."""
+    """The reader's server as a command that exec() takes; ValueError says why there is none."""
     path = os.path.expanduser(path)
-    found = path if os.path.exists(path) else shutil.which(path)
-    if found and os.path.isfile(found):
-        return [os.path.abspath(found)]
-    words = shlex.split(path)  # "python3 mine.py" is a command, too
-    program = shutil.which(words[0]) if len(words) > 1 else None
-    return [program, *words[1:]] if program else None
+    if os.path.isfile(path):  # whatever its name has in it
+        return [os.path.abspath(path)]
+    words = [path] if os.path.lexists(path) else shlex.split(path)  # "python3 mine.py", perhaps
+    if not words:
+        raise ValueError("no program is named")
+    program = os.path.expanduser(words[0])
+    found = program if os.path.lexists(program) else shutil.which(program)
+    if not found:
+        raise ValueError("there is no such program")
+    if os.path.isdir(found):
+        raise ValueError("that is a directory: which program in it?")
+    if not os.path.isfile(found):
+        raise ValueError("that is a link to a file that is gone" if os.path.islink(found) else
+                         "that is no file")
+    return [os.path.abspath(found), *words[1:]]
 
 
 def run(number, rows, command, build, hints=False):
@@ -310,10 +319,11 @@ def main():
     options = arguments.parse_args()
 
     command = None
-    if options.server:
-        command = find_server(options.server)
-        if not command:
-            print(f"{options.server}: there is no such program\n0 passed, 1 failed")
+    if options.server is not None:
+        try:
+            command = find_server(options.server)
+        except ValueError as error:
+            print(f"{options.server}: {error}\n0 passed, 1 failed")
             return 1
     elif not (pathlib.Path(options.build) / harness.STAGES[options.stage]).exists():
         print(f"{harness.STAGES[options.stage]} is not built: make\n0 passed, 1 failed")

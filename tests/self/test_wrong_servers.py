@@ -264,8 +264,8 @@ class WrongServers(ReadersServer):
         self.assert_nobody_left()
 
     def test_its_words_do_not_reach_the_terminal_as_they_are(self):
-        text = script(ONE_AT_A_TIME, on_start="sys.exit('\\x1b[41m red')")
-        self.assert_caught(self.check(text), "\\x1b[41m red")
+        text = script(ONE_AT_A_TIME, on_start="sys.exit('\\x1b]2;red \\x1b[41mblue')")
+        self.assert_caught(self.check(text), "\\x1b]2;red blue")
 
     def test_a_short_backlog_is_named_once(self):
         text = script(ONE_AT_A_TIME).replace("backlog=4096", "backlog=5")
@@ -282,7 +282,48 @@ class WrongServers(ReadersServer):
         self.assert_caught(self.check("no program\n"), "Exec format error", "#!")
         self.assert_caught(self.check(script(ONE_AT_A_TIME), mode=0o644), "Permission denied")
         self.assert_caught(self.check_path("/nonexistent/mine"), "no such program")
-        self.assert_caught(self.check_path(self.place.name), "no such program")
+        self.assert_caught(self.check_path("nonexistent -x"), "no such program")
+        self.assert_caught(self.check_path(self.place.name), "a directory: which program in it?")
+        self.assert_caught(self.check_path("/dev/null"), "that is no file")
+        self.assert_caught(self.check_path(""), "no program is named")
+        self.assert_caught(self.check_path("it's"), "No closing quotation")
+        link = os.path.join(self.place.name, "a link")
+        os.symlink("nowhere", link)
+        self.assert_caught(self.check_path(link), "a link to a file that is gone")
+
+    def test_the_interpreter_of_a_script_cannot_be_run(self):
+        body = "print('mine')\n"
+        self.assert_caught(self.check(f"#!/usr/bin/nonesuch -x\n{body}"),
+                           "its first line asks for /usr/bin/nonesuch")
+        dos = "carriage return at its end: save it with the line ends of Unix"
+        self.assert_caught(self.check(f"#!{sys.executable}\r\n{body}"), dos)
+        self.assert_caught(self.check(f"#!/usr/bin/env python3\r\n{body}"), dos)
+        self.assert_caught(self.check(""), "the file is empty")
+
+    def test_a_program_for_other_machines_cannot_be_run(self):
+        """Fields of the header: elf(5)."""
+        whole = pathlib.Path(os.path.join(os.environ.get("BUILD", harness.BUILD), "01-blocking"))
+        whole = bytearray(whole.read_bytes())
+        loader = whole.index(b"/ld-linux")
+        for at, field, words in ((18, b"\0\0", "another kind of processor"),
+                                 (16, b"\1\0", "compiled, and not linked"),
+                                 (32, b"\xff" * 8, "the file is damaged"),
+                                 (loader, b"/no", "the loader that it asks for is missing")):
+            with self.subTest(words):
+                program = whole[:]
+                program[at:at + len(field)] = field
+                path = os.path.join(self.place.name, "altered")
+                with open(path, "wb") as file:
+                    file.write(program)
+                os.chmod(path, 0o755)
+                self.assert_caught(self.check_path(path), words)
+
+    def test_where_it_did_not_start_its_own_words_are_what_counts(self):
+        text = script(ONE_AT_A_TIME, on_start="sys.exit('\\x1b[31mno module of that name\\x1b[0m')")
+        result = self.check(text)
+        self.assert_caught(result, "Its last words: no module of that name look at: what it says "
+                                   "when you start it so yourself")
+        self.assertNotIn("hint", result[1])
 
     def test_leaks_descriptors(self):
         text = script(ONE_AT_A_TIME, on_start="kept = []", reply="client.sendall(data); "
