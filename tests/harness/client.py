@@ -251,7 +251,8 @@ class Client:
             over = still.lasts(near.unsent if near else 0) or spins or deadline.passed()
             if over and not poll.poll(0):  # nothing came while we looked
                 unread, (look, hint) = self.unread(), self._why_stuck(spins, what)
-                raise Fail(f"{so_far}nothing more comes: {self.server.describe()}"
+                others = "" if self.server_fd() else self.server.others_do()
+                raise Fail(f"{so_far}nothing more comes: {self.server.describe()}{others}"
                            f"{', and goes in circles' if spins else ''}, "
                            f"{counted(unread, 'byte')} of this client unread"
                            f"{self.server.said() if spins else ''}",

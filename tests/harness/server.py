@@ -149,6 +149,12 @@ def why_not_elf(kind, machine, error):
     return "; the loader that it asks for is missing (readelf -l says which)"
 
 
+def in_words(name, args):
+    """A system call, and the descriptor that it is about."""
+    about = kernel.RECEIVING | kernel.SENDING | {"accept", "accept4"}
+    return f"{kernel.IN_C.get(name, name)}()" + f" on descriptor {args[0]}" * (name in about)
+
+
 def plug(pipe):
     """Fill a pipe, so that the next who writes to it sleeps. Returns with how many bytes."""
     os.set_blocking(pipe, False)
@@ -347,13 +353,11 @@ class Server:
         return "the server sleeps in " + ", ".join(self._call_text(*call) for call in calls[:3])
 
     def _call_text(self, name, args):
-        call = f"{kernel.IN_C.get(name, name)}()"
-        if name not in kernel.RECEIVING | kernel.SENDING | {"accept", "accept4"}:
-            return call
-        for client in self.clients[:100]:
+        text = in_words(name, args)
+        for at, client in enumerate(self.clients[:100] if text.endswith(f" {args[0]}") else [], 1):
             if client.server_fd() == args[0]:
-                return f"{call} on descriptor {args[0]}, client {self.clients.index(client) + 1}"
-        return f"{call} on descriptor {args[0]}"
+                return f"{text}, client {at}"
+        return text
 
     def blocked_calls(self):
         """(name, arguments) of the calls that all its threads sleep in; None if one is running."""
@@ -430,6 +434,15 @@ class Server:
         """All of it: those who listen, and what they have started that has not ended."""
         begun = {self.process.pid, *kernel.descendants(self.process.pid)} - set(self.pids)
         return self.pids + [pid for pid in begun if kernel.state(pid) not in ("Z", "")]
+
+    def others_do(self, most=3):
+        """What the processes do that it has started, and that do not listen, for a message."""
+        doing = []
+        for pid in sorted(set(self.processes()) - set(self.pids)):
+            calls = [in_words(*call) for call in kernel.blocked_calls(pid) or []]
+            name = kernel.read_file(f"/proc/{pid}/comm").strip()
+            doing.append(f"{name} sleeps in {', '.join(calls)}" if calls else f"{name} is running")
+        return "".join(f"; its process {text}" for text in doing[:most])
 
     def others_asleep(self):
         """Are the processes asleep that it has started, and that do not listen?"""

@@ -188,6 +188,14 @@ class WhatIsTheRuntimes(RightServer):
                             "        time.sleep(0.05)\n    total = 0\n", 1)
         self.assert_right(text, "1", 3)
 
+    def test_what_a_child_does_is_told(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+                      reply="os.read(os.pipe()[0], 1)")
+        text = text.replace("    total = 0\n", "    if os.fork():\n        client.close()\n"
+                            "        continue\n    total = 0\n", 1)
+        self.assert_caught(self.check(text, "0", 3), "accept4() on descriptor 3; its process mine "
+                                                     "sleeps in read() on descriptor 5")
+
     def test_a_child_may_be_a_program_that_does_not_start_without_descriptors(self):
         text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
                       reply="client.sendall(data)")
