@@ -20,7 +20,7 @@ from tests.harness.course import MIB, SLOWER
 from tests.harness.messages import printable
 from tests.harness.processes import die_with_parent, heed_interrupts
 from tests.harness.verdict import Fail, NoStart, QueueFull
-from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, wait_for
+from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, Stillness, wait_for
 from tests.outside import kernel, runtime
 
 LAST_MS = 1000 * SLOWER  # CPU time in which a process that dies has died
@@ -254,14 +254,16 @@ class Server:
 
     def _listening_line(self):
         """Wait for the line on stdout that says so. Lines before it are of no interest."""
-        deadline, silent = Deadline(FAILSAFE, self.pid), 0
+        deadline, still = Deadline(FAILSAFE, self.pid), Stillness([], 5)
         while not (line := self._find_line()):
-            if not select.select([self.out], [], [], 0.2)[0]:
-                silent = silent + 1 if self._silent_but_listening() else 0
-                if silent < 5 and not deadline.passed():
+            data = b""
+            if select.select([self.out], [], [], 0.2)[0]:
+                data = os.read(self.out, 65536)
+            elif not self.exited():  # who is left behind when it has, may keep stdout open
+                still.pids = self.processes()  # one of them may be about to say it
+                if not (still.lasts() and self._silent_but_listening() or deadline.passed()):
                     continue
                 raise NoStart(self._why_no_line(), LINE, shlex.join(self.command), hint=FIRST)
-            data = os.read(self.out, 65536)
             if not data:
                 wait_for(lambda: self.process.poll() is not None, "the end of the process",
                          failsafe=5)
@@ -397,8 +399,9 @@ class Server:
         if self.finding():
             return f"A sanitizer says:\n{self.finding()}"
         lines = re.sub(r"\x1b\[[\d;]*m", "", self.stderr()).strip().splitlines()  # no colours
-        return f"Its last words: {printable(error_line(lines[-50:]).strip()[:200])}" if lines else \
-            "It said nothing on stderr."
+        if not lines:
+            return "It said nothing on stderr."
+        return f"Its last words: {printable(error_line(lines[-500:]).strip()[:200])}"
 
     def said(self):
         """Its last words, to be put behind something else; '' if there are none."""

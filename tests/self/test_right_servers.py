@@ -188,6 +188,30 @@ class WhatIsTheRuntimes(RightServer):
                             "        time.sleep(0.05)\n    total = 0\n", 1)
         self.assert_right(text, "1", 3)
 
+    def test_one_at_a_time_may_wait_in_poll(self):
+        """As the threads of an interpreter do, which has only one of its own: Chicken Scheme's."""
+        waits = "\n".join(["import select", "def wait(sock, event):", "    ready = select.poll()",
+                           "    ready.register(sock, event)", "    ready.poll()",
+                           "def receive(sock):", "    sock.setblocking(False)",
+                           "    wait(sock, select.POLLIN)", "    return sock.recv(65536)",
+                           "def transmit(sock, data):", "    while data:",
+                           "        wait(sock, select.POLLOUT)",
+                           "        data = data[sock.send(data):]"])
+        text = script(ONE_AT_A_TIME, on_start="HERE", reply="transmit(client, data)",
+                      before_accept="wait(listener, select.POLLIN)")
+        text = text.replace("HERE", waits).replace("client.recv(65536)", "receive(client)")
+        self.assert_right(text, "0,1,7,12", 1)
+
+    def test_another_process_may_say_the_line(self):
+        text = script(ONE_AT_A_TIME, before_line="if os.fork() == 0:\n"
+                      "    for _ in range(60): time.sleep(0.05)\n"
+                      "    print('mine listening on 127.0.0.1:%d' % listener.getsockname()[1], "
+                      "flush=True)\n    os._exit(0)")
+        text = text.replace("print(\"mine", "str(\"mine", 1).replace(
+            "getsockname()[1], flush=True)\nwhile", "getsockname()[1])\nwhile")
+        text = text.replace("HOST", "")
+        self.assert_right(text, "0", 1)
+
     def test_what_a_child_does_is_told(self):
         text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
                       reply="os.read(os.pipe()[0], 1)")

@@ -318,6 +318,10 @@ class WrongServers(ReadersServer):
                 os.chmod(path, 0o755)
                 self.assert_caught(self.check_path(path), words)
 
+    def test_who_ended_and_has_left_one_behind_that_keeps_stdout_open(self):
+        text = script(ONE_AT_A_TIME, on_start="os.fork() and sys.exit('no room'); time.sleep(1000)")
+        self.assert_caught(self.check(text), "exited with status 1, before it said", "no room")
+
     def test_where_it_did_not_start_its_own_words_are_what_counts(self):
         text = script(ONE_AT_A_TIME, on_start="sys.exit('\\x1b[31mno module of that name\\x1b[0m')")
         result = self.check(text)
