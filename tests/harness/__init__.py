@@ -27,7 +27,7 @@ One file for each job:
 """
 
 from tests.harness.cell import CELL_FAILSAFE, Cell, run_cell, run_probe
-from tests.harness.client import Client
+from tests.harness.client import WHOSE, Client
 from tests.harness.course import BUILD, KIB, MIB, ROOT, SAN, SLOWER, STAGES
 from tests.harness.messages import (counted, difference, frame, frames, pattern, printable, right,
                                     show)

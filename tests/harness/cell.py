@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+from tests.harness.client import WHO_CLOSES
 from tests.harness.course import BUILD, SLOWER
 from tests.harness.messages import show
 from tests.harness.processes import (adopt_orphans, die_with_parent, end_descendants, end_family,
@@ -77,7 +78,7 @@ def run_probe(the_probe, stage):
             return failed(fail)
         how = gone.how if isinstance(gone, Gone) else gone.strerror
         return failed(Fail(f"the connection ended ({how}); {stage.servers[-1].describe()}",
-                           expected="the connection lasts"))
+                           expected="the connection lasts", look=WHO_CLOSES))
     except Exception as error:  # a fault of the probe itself must be seen, too
         line = error.__traceback__
         while line.tb_next:

@@ -13,6 +13,10 @@ from tests.harness.waiting import FAILSAFE, Deadline, Stillness
 from tests.outside import kernel
 
 IN_QUEUE = "accept(2): this client is in the queue yet. Who calls accept() for it, and when?"
+WHO_CLOSES = "close(2): who closes this one? A number closed twice may be another client's by then"
+WHOSE = ("which bytes are these? Another client's: two use one buffer. Its own: an offset that has "
+         "not moved, or a part that is sent twice")
+RESET = "close(2): it resets the connection if input is unread, or with SO_LINGER and 0: socket(7)"
 END = "end of file"  # what is waited for
 NOT_CLOSED = "close(2): the server has a descriptor of it yet. After fork(), two processes have one"
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
@@ -169,11 +173,12 @@ class Client:
             except Gone as gone:
                 self.server.come_to_rest()
                 raise Fail(f"{gone.how}: {difference(expected, bytes(got))}; "
-                           f"{self.server.describe()}", expected=show(expected),
+                           f"{self.server.describe()}", expected=show(expected), look=WHO_CLOSES,
                            sent=show(sent)) from None
             if data != expected[len(got):len(got) + len(data)]:
                 seen = bytes(got) + data
-                raise Fail(difference(expected, seen), expected=show(expected), sent=show(sent))
+                raise Fail(difference(expected, seen), expected=show(expected), sent=show(sent),
+                           look=WHOSE)
             got += data
             if not data:
                 self.wait(what=show(expected), sent=sent,
@@ -188,7 +193,7 @@ class Client:
             piece = self.try_receive(len(data) - got)
             if piece != data[got:got + len(piece)]:
                 raise Fail(difference(data[got:got + len(piece)], piece, got), sent=show(data),
-                           expected=show(data))
+                           expected=show(data), look=WHOSE)
             got += len(piece)
             if not count and not piece:
                 self.wait(writing=at < len(data), what=show(data), sent=data,
@@ -201,7 +206,8 @@ class Client:
                 data = self.try_receive()
             except Gone as gone:
                 if gone.how != "end of file":
-                    raise Fail(gone.how, expected="end of file", sent=show(sent)) from None
+                    raise Fail(gone.how, expected="end of file", sent=show(sent),
+                               look=RESET) from None
                 return
             if data:
                 raise Fail(f"{show(data)} too many", sent=show(sent),
@@ -267,7 +273,8 @@ class Client:
         if self.unread() and not self.accepted():
             return IN_QUEUE, ""
         # Where another process serves it, those who listen may sleep as they like.
-        return self.server.why_stuck(False) if self.unread() and self.server_fd() else ("", "")
+        return self.server.why_stuck(False, self.server_fd()) \
+            if self.unread() and self.server_fd() else ("", "")
 
     # Leaving
 

@@ -67,7 +67,7 @@ SHARED = ("pthread_create(3): two threads wait for the bytes of one client",
 CLOSED = ("select(2), poll(2): EBADF and POLLNVAL: is a closed descriptor still in the set?",
           "take it out of the set when you close it")
 BUSY = ("poll(2): which event comes again and again? POLLOUT, while nothing is to be sent? "
-        "POLLHUP, which comes unasked?", "")
+        "POLLHUP, which comes unasked? POLLNVAL, of a number that is closed?", "")
 
 
 def debugger(command):
@@ -147,6 +147,17 @@ def why_not_elf(kind, machine, error):
         return "; it has been compiled, and not linked" if kind in (b"\1\0", b"\0\1") else \
             "; the file is damaged"
     return "; the loader that it asks for is missing (readelf -l says which)"
+
+
+def why_not_reported(events):
+    """What to look at when epoll has these masks for a client whose bytes nobody reads."""
+    if events is None or any(mask & select.EPOLLIN for mask in events):
+        return ""
+    if not events:
+        return "epoll_ctl(2): this client is not in the list. Was it added, or removed too early?"
+    if events[0] & select.EPOLLONESHOT:
+        return "epoll_ctl(2): EPOLLONESHOT has fired, and it has not been armed again for EPOLLIN"
+    return "epoll_ctl(2): for this client it does not ask for EPOLLIN. When is it to ask again?"
 
 
 def in_words(name, args):
@@ -422,14 +433,20 @@ class Server:
                 f"signal(7): who sends {kernel.signal_name(-code)}", ""))
         return look + (debugger(self.command) if look.endswith(" ") else ""), hint
 
-    def why_stuck(self, spins):
-        """(what to look at, what to write) when a client's bytes are there and nothing comes."""
+    def why_stuck(self, spins, fd=None):
+        """(what to look at, what to write) when a client's bytes are there and nothing comes.
+
+        fd: this client's descriptor, if it is known.
+        """
         if spins:
             return CLOSED if "Bad file descriptor" in self.said() else BUSY
         calls = self.blocked_calls() or []
         readers = [args[0] for name, args in calls if name in kernel.RECEIVING]
         if len(self.pids) == 1 and len(set(readers)) < len(readers):
             return SHARED
+        if fd and any(name.startswith("epoll") for name, _ in calls):
+            if look := why_not_reported(kernel.epoll_events(self.pid, fd)):
+                return look, ""
         looks = {look for names, look in ASLEEP for name, _ in calls if name in names}
         return (looks.pop() if len(looks) == 1 else ""), ""
 

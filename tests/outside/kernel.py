@@ -127,6 +127,17 @@ def without_timeout(name, args):
     return name in RECEIVING | SENDING | ENDLESS
 
 
+def epoll_events(pid, fd):
+    """What a process asks of epoll for this descriptor: masks, one for each list that it is in.
+
+    proc(5), "/proc/pid/fdinfo/": epoll. None where the process has no epoll descriptor.
+    """
+    polls = [each for each, what in open_fds(pid).items() if what == "anon_inode:[eventpoll]"]
+    found = [int(mask, 16) for each in polls for mask in re.findall(
+        rf"^tfd: +{fd} events: +([0-9a-f]+)", read_file(f"/proc/{pid}/fdinfo/{each}"), re.M)]
+    return found if polls else None
+
+
 def has_timer(pid):
     """Has it a timerfd that is going to expire? proc(5), "/proc/pid/fdinfo/"."""
     timers = [fd for fd, what in open_fds(pid).items() if what == "anon_inode:[timerfd]"]

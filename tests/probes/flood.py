@@ -1,6 +1,7 @@
 """A client that sends more than it reads, and what may become of it."""
 
-from tests.harness import KIB, MIB, Fail, Gone, Lesson, counted, difference, frames, wait_for
+from tests.harness import (KIB, MIB, WHOSE, Fail, Gone, Lesson, counted, difference, frames,
+                           wait_for)
 
 FRAME = 64 * KIB + 8  # bytes of each
 BLOCK = frames(3 * MIB)  # 47 of them, sent again and again
@@ -34,7 +35,7 @@ class Flood:
         if data != right:
             raise Fail(difference(right, data, self.received),
                        sent=f"frames, {counted(self.sent, 'byte')}",
-                       expected="every byte, in order")
+                       expected="every byte, in order", look=WHOSE)
         self.received += len(data)
         return len(data)
 

@@ -175,6 +175,8 @@ def inherited(stage):
 CLIENTS = 5000  # come and go, and then as many again
 SECONDS = 8  # for these, if the server is a reader's: a slow one gets fewer
 GROWTH_KIB = 20 * 1024  # of memory meanwhile
+STACKS_KIB = 4 << 20  # of addresses: nobody needs so many for 50 clients at a time
+JOIN = "pthread_detach(3): a thread that has ended keeps its stack until it is joined"
 NOISE_KIB = 4 * 1024  # of it, also where few come
 FILES = 100  # that a runtime may open in that time
 
@@ -218,12 +220,18 @@ class Visits:
 
     def __init__(self, server):
         self.server, self.clients = server, CLIENTS
+        self.space = server.memory_kib("VmSize")
         self.deadline = None if server.own else Deadline(SECONDS, *server.pids)
 
     def come_and_go(self, together=50):
         """Once more. The first time decides how many they are."""
         for done in range(together, self.clients + 1, together):
-            self._visit(together, frame(b"%d" % done))
+            try:
+                self._visit(together, frame(b"%d" % done))
+            except Fail as fail:
+                if self.server.memory_kib("VmSize") - self.space > STACKS_KIB:
+                    fail.look = JOIN
+                raise
             if self.deadline and self.deadline.passed():
                 self.clients = done
                 break

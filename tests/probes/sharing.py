@@ -84,6 +84,34 @@ def burst(stage):
         client.close()
 
 
+@probe(row=2, title="new clients, and the words and the ends of others, all in one turn",
+       expect="- P P P P P P", look="epoll_wait(2): which event is about whom? accept(2)",
+       hint="take each event from where it is reported; change nothing that is not looked at yet")
+def one_turn(stage):
+    """All of it is there before the server looks, and some are new and silent."""
+    server = stage.start()
+    clients = [server.connect() for _ in range(6)]
+    for turn in range(4):
+        for client in clients:
+            client.roundtrip()
+        speakers = clients[turn % 2::2]
+        server.pause()
+        early = [server.connect() for _ in range(turn)]
+        for i, client in enumerate(speakers):
+            client.send(frame(b"turn %d, %d" % (turn, i)))
+        clients += early + [server.connect() for _ in range(2)]
+        server.resume()
+        for i, client in enumerate(speakers):
+            client.expect(frame(b"turn %d, %d" % (turn, i)))
+        server.pause()
+        leaving, clients = clients[:2], clients[2:] + [server.connect()]
+        leaving[0].close()
+        leaving[1].reset()
+        clients[0].send(frame(b"and I stay"))
+        server.resume()
+        clients[0].expect(frame(b"and I stay"))
+
+
 def crowd(server, count):
     """`count` clients, from several loopback addresses, because one has only 28,000 ports.
 

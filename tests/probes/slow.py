@@ -8,6 +8,7 @@ from tests.probes.flood import Flood, finish_dropped
 
 MOST = 64 * MIB  # nobody needs to take so much from a client that does not read
 MEMORY_KIB = 16 * 1024  # by which the server may grow meanwhile
+OTHER = frame(bytes(150_000))  # more than a server receives at once
 TICKS = 20  # a second: so often the runtime of a reader's server may look at its clock
 
 
@@ -31,6 +32,7 @@ def sends_without_reading(stage):
             if frozen(server, flood, other):
                 thaw(server, flood, other)
             other.expect(frame(b"and me?"))
+        other.exchange(OTHER)  # would it overwrite what is kept for the first one?
     except Gone as gone:
         finish_dropped(flood, server, gone)
     check_bounded(server, flood, memory)

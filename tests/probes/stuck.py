@@ -1,8 +1,8 @@
 """Output that a server holds because it could not be sent: how much, and what comes then."""
 
 from tests.outside import kernel
-from tests.harness import (KIB, MIB, Fail, Gone, counted, difference, frame, pattern, probe,
-                           wait_for)
+from tests.harness import (KIB, MIB, WHOSE, Fail, Gone, counted, difference, frame, pattern,
+                           probe, wait_for)
 from tests.probes.flood import dropped
 from tests.probes.syscalls import OutOfReach, start
 
@@ -57,7 +57,7 @@ class Held:
         if data != self.owed[:len(data)]:
             raise Fail(difference(bytes(self.owed[:len(data)]), data),
                        sent=f"frames, {counted(self.client.sent, 'byte')}",
-                       expected="every byte, in order")
+                       expected="every byte, in order", look=WHOSE)
         del self.owed[:len(data)]
         return len(data)
 

@@ -17,6 +17,7 @@ from unittest import mock
 from tests import harness
 from tests import probes
 from tests.learn import check
+from tests.probes import leaving
 from tests.self import holding_server
 
 # {on_start}, {reply} and so on are replaced by what makes a server wrong.
@@ -99,6 +100,35 @@ EDGES = """\
                     clients.pop(fd).close()
     """
 
+# Level-triggered, with blocking clients, as stage 4: {asked} of each client.
+LEVEL = """\
+    #!{python}
+    import os, select, socket, sys
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    epoll, clients = select.epoll(), {{}}
+    epoll.register(listener, select.EPOLLIN)
+    while True:
+        events = epoll.poll()
+        for at in range(len(events)):
+            fd = events[at][0]
+            try:
+                if fd == listener.fileno():
+                    client, _ = listener.accept()
+                    clients[client.fileno()] = client
+                    {at_accept}
+                    epoll.register(client, {asked})
+                elif data := clients[fd].recv(65536):
+                    clients[fd].sendall(data)
+                else:
+                    raise OSError
+            except OSError:
+                if fd in clients:
+                    clients.pop(fd).close()
+                    {at_close}
+    """
+
 MANY_AT_ONCE = """\
     #!{python}
     import asyncio, sys
@@ -125,7 +155,8 @@ def script(text, **parts):
     """A server as a text, with its parts filled in."""
     defaults = {"python": sys.executable, "on_start": "pass", "before_line": "pass",
                 "before_accept": "pass", "reply": "client.sendall(data)", "for_listener": "pass",
-                "at_eagain": "return"}
+                "at_eagain": "return", "at_accept": "pass", "at_close": "pass",
+                "asked": "select.EPOLLIN"}
     return textwrap.dedent(text).format(**{**defaults, **parts})
 
 
@@ -317,6 +348,45 @@ class WrongServers(ReadersServer):
                     file.write(program)
                 os.chmod(path, 0o755)
                 self.assert_caught(self.check_path(path), words)
+
+    def test_an_event_that_is_overwritten_by_a_new_client(self):
+        text = script(LEVEL, at_accept="events[at + 1:at + 2] = [(client.fileno(), 1)] * "
+                      "len(events[at + 1:at + 2])")
+        self.assert_caught(self.check(text, "2", 4), "all in one turn", "sleeps in recv()",
+                           "which event is about whom?")
+        self.assertEqual(self.check(script(LEVEL), "2", 4)[0], 0)
+
+    def test_one_buffer_for_all_threads(self):
+        text = script(THREAD_EACH, reply="client.sendall(kept)")
+        text = text.replace("data := client.recv(65536)", "size := client.recv_into(buffer)")
+        text = text.replace("client.sendall(kept)", "client.sendall(memoryview(buffer)[:size])")
+        text = text.replace("def serve", "buffer = bytearray(65536)\ndef serve")
+        self.assert_caught(self.check(text, "7", 3), "differs", "two use one buffer")
+
+    def test_a_client_that_is_not_armed_again(self):
+        text = script(LEVEL, asked="select.EPOLLIN | select.EPOLLONESHOT")
+        self.assert_caught(self.check(text, "0", 4), "EPOLLONESHOT has fired")
+        text = script(LEVEL, asked="select.EPOLLOUT | select.EPOLLET")
+        self.assert_caught(self.check(text, "0", 4), "does not ask for EPOLLIN")
+        text = script(LEVEL, asked="select.EPOLLIN); epoll.unregister(client")
+        self.assert_caught(self.check(text, "0", 4), "this client is not in the list")
+
+    def test_a_number_that_is_closed_twice(self):
+        text = script(LEVEL, at_close="[c.close() for c in clients.values()]; clients.clear()")
+        self.assert_caught(self.check(text, "2", 4), "who closes this one?")
+
+    def test_an_end_that_is_a_reset(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data); client.setsockopt("
+                      "socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0' + bytes(4))")
+        self.assert_caught(self.check(text, "6"), "with SO_LINGER and 0")
+
+    def test_threads_that_nobody_joins(self):
+        server = mock.Mock(own=True, memory_kib=mock.Mock(side_effect=[0, 1 << 30]))
+        visits = leaving.Visits(server)
+        with mock.patch.object(visits, "_visit", side_effect=harness.Fail("reset")), \
+                self.assertRaises(harness.Fail) as raised:
+            visits.come_and_go()
+        self.assertIn("pthread_detach(3)", raised.exception.look)
 
     def test_who_ended_and_has_left_one_behind_that_keeps_stdout_open(self):
         text = script(ONE_AT_A_TIME, on_start="os.fork() and sys.exit('no room'); time.sleep(1000)")
