@@ -202,6 +202,11 @@ class WhatIsTheRuntimes(RightServer):
         text = text.replace("HERE", waits).replace("client.recv(65536)", "receive(client)")
         self.assert_right(text, "0,1,7,12", 1)
 
+    def test_signals_may_wake_it_all_the_time(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGALRM, lambda *_: None); "
+                      "signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)")
+        self.assertIn("the second is served", self.assert_right(text, "1", 1))
+
     def test_another_process_may_say_the_line(self):
         text = script(ONE_AT_A_TIME, before_line="if os.fork() == 0:\n"
                       "    for _ in range(60): time.sleep(0.05)\n"
