@@ -20,15 +20,15 @@ if platform.machine() == "x86_64":
              34: "pause", 35: "nanosleep", 43: "accept", 44: "sendto", 45: "recvfrom",
              46: "sendmsg", 47: "recvmsg", 61: "wait4", 128: "rt_sigtimedwait",
              130: "rt_sigsuspend", 202: "futex", 219: "restart_syscall", 230: "clock_nanosleep",
-             232: "epoll_wait", 233: "epoll_ctl", 247: "waitid", 270: "pselect6", 271: "ppoll", 281: "epoll_pwait",
-             288: "accept4", 426: "io_uring_enter", 441: "epoll_pwait2"}
+             232: "epoll_wait", 233: "epoll_ctl", 247: "waitid", 270: "pselect6", 271: "ppoll",
+             281: "epoll_pwait", 288: "accept4", 426: "io_uring_enter", 441: "epoll_pwait2"}
 else:  # aarch64, riscv64 and the other newer ones share a table
     CALLS = {63: "read", 64: "write", 57: "close", 73: "ppoll", 65: "readv", 66: "writev",
              72: "pselect6", 101: "nanosleep", 202: "accept", 206: "sendto", 207: "recvfrom",
              211: "sendmsg", 212: "recvmsg", 98: "futex", 128: "restart_syscall",
-             115: "clock_nanosleep", 260: "wait4", 137: "rt_sigtimedwait", 133: "rt_sigsuspend", 95: "waitid",
-             22: "epoll_pwait", 21: "epoll_ctl", 242: "accept4", 426: "io_uring_enter",
-             441: "epoll_pwait2"}
+             115: "clock_nanosleep", 260: "wait4", 137: "rt_sigtimedwait", 133: "rt_sigsuspend",
+             95: "waitid", 22: "epoll_pwait", 21: "epoll_ctl", 242: "accept4",
+             426: "io_uring_enter", 441: "epoll_pwait2"}
 
 RECEIVING = {"read", "readv", "recvfrom", "recvmsg"}
 SENDING = {"write", "writev", "sendto", "sendmsg"}

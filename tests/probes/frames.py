@@ -40,8 +40,8 @@ def not_a_frame(stage):
             count += 1
             said = [line for line in server.stderr().splitlines() if "closed" in line]
             if len(said) != count:
-                raise Fail(f"{counted(len(said) - count + 1, 'line')} about it on stderr", sent=data,
-                           expected="one line: closed")
+                raise Fail(f"{counted(len(said) - count + 1, 'line')} about it on stderr",
+                           sent=data, expected="one line: closed")
 
 
 @probe(row=20, title="what was answered before arrives, though the rest is not read", expect=SEVEN,
