@@ -98,7 +98,7 @@ def main():
         for mutant, notice in zip(todo, notices):
             notice.end()
             step(mutant.name)
-            print(show(mutant, notice), flush=True)
+            runner.say(show(mutant, notice))
             failed += bool(notice.problem)
             skipped += bool(notice.untried and not notice.problem)
             passed += not (notice.problem or notice.untried)
