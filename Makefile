@@ -227,4 +227,4 @@ clean:  ## remove what was built
 
 help:  ## this list
 	@sed -nE 's/^([a-z%-]+):.*  ## (([a-z]+-N): )?(.*)/\1|\3|\4/p' Makefile | \
-	  while IFS='|' read -r target name text; do printf '  make %-10s %s\n' "$${name:-$$target}" "$$text"; done
+	  while IFS='|' read -r target name text; do printf '  make %-10s %s\n' "$${name:-$$target}" "$$text" || exit; done

@@ -60,8 +60,9 @@ FULL = {
 }
 MACHINES = ["soft-1024", "hard-1024", "hard-4096", "no-ipv6", "no-inet6", "no-ptrace", "no-shm",
             "hidepid+user", "one-cpu", "1-gib", "read-only", "odd-path", "tarball+no-git", "bare",
-            "german", "latin-1", "ascii", "far-away", "user+umask-077", "no-stdin", "no-stdout",
-            "no-stderr", "no-reader"]
+            "german", "latin-1", "ascii", "far-away", "strict-python", "preloads", "noexec-tmp",
+            "full-tmp", "few-ports", "small-mtu", "user+umask-077", "no-stdin", "no-stdout",
+            "no-stderr", "no-reader", "full-disk"]
 # Where a command may end with another status than 0, if it says this.
 NEEDS = {
     ("bare", "trace"): "strace is missing: apt-get install strace",

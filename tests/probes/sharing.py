@@ -80,7 +80,7 @@ def burst(stage):
 
 
 def crowd(server, count):
-    """`count` clients, from several loopback addresses, because one has only 28,000 ports.
+    """`count` clients, from several loopback addresses, because one has only 28,000 ports, or fewer.
 
     Fewer where nobody accepts them, and the queue has no room for more.
     """
@@ -88,7 +88,7 @@ def crowd(server, count):
     clients = []
     try:
         for i in range(count):
-            clients.append(server.connect(source=f"127.{own}.0.{2 + i // 5000}"))
+            clients.append(server.connect(source=f"127.{own}.0.{2 + i // 500}"))
     except QueueFull:
         if len(clients) < 2:
             raise
