@@ -30,7 +30,8 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SKIPPED = 77
 NEWNS, NEWUSER, NEWPID, NEWNET = 0x20000, 0x10000000, 0x20000000, 0x40000000  # CLONE_... of sched.h
-MS_RDONLY, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 8, 32, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NOEXEC, MS_REMOUNT = 1, 8, 32
+MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 4096, 8192, 16384, 1 << 18
 ODD = "it's a \"Käse\": 1, 2 "  # a quote of each kind, spaces, a colon, a letter outside ASCII
 GIB = 1 << 30
 # The control groups of version 1 and 2 that count memory.
@@ -219,26 +220,28 @@ def no_shm(place):
     call("mount", new, "/dev", None, MS_BIND | MS_REC, None)
 
 
-def another_tmp(place, flags, options):
-    """Mount a /tmp that has nothing in it but what the machine is made of."""
+def another(folder, place, flags, options):
+    """Mount a /tmp or /var/tmp that has nothing in it but what the machine is made of."""
+    if place.tree == ROOT and ROOT.is_relative_to(folder):
+        place.copy("course")
     private_mounts()
-    new = place.temporary / "tmp"
+    new = place.temporary / folder.replace("/", "-")
     new.mkdir()
     call("mount", "none", new, "tmpfs", flags, options)
     (new / place.temporary.name).mkdir()
     call("mount", place.temporary, new / place.temporary.name, None, MS_BIND, None)
-    call("mount", new, "/tmp", None, MS_BIND | MS_REC, None)
+    call("mount", new, folder, None, MS_MOVE, None)
 
 
 def noexec_tmp(place):
     """no program runs in /tmp and /var/tmp, as on many servers"""
-    another_tmp(place, MS_NOEXEC, "mode=1777")
-    call("mount", "none", "/var/tmp", "tmpfs", MS_NOEXEC, "mode=1777")
+    for folder in ("/tmp", "/var/tmp"):
+        another(folder, place, MS_NOEXEC, "mode=1777")
 
 
 def full_tmp(place):
     """/tmp is full"""
-    another_tmp(place, 0, "mode=1777,size=64k")
+    another("/tmp", place, 0, "mode=1777,size=64k")
 
 
 def hidepid(_place):
