@@ -34,8 +34,8 @@ previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1)
 
 asked = $(filter-out undefined,$(origin $(1)))
 
-# The tools need their docstrings and the current folder, and are not a reader's to be strict with.
-unexport PYTHONOPTIMIZE PYTHONSAFEPATH PYTHONWARNINGS PYTHONDEVMODE
+# The tools are found from the current folder.
+unexport PYTHONSAFEPATH
 
 .DEFAULT_GOAL := all
 .PHONY: all help test lint format prose matrix compare peers http per-client threads restart \

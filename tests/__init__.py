@@ -1,8 +1,8 @@
 """Makes `tests` this folder, also where a package of that name is installed. See README.md.
 
 All scripts pass here first, so here they are made independent of where they were started: a closed
-stream, a locale with other letters or another language, a library that is loaded into every
-program, a /tmp that is full or where no program may run.
+stream, a locale with other letters or another language, a strict Python, a library that is loaded
+into every program, a /tmp that is full or where no program may run.
 """
 
 import os
@@ -10,6 +10,14 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOM = 200 << 20  # bytes: the mutants of the library, and what the compiler needs beside them
+
+
+def begin_again_unless_plain():
+    """The tools need their docstrings and asserts, and a warning is no error of a reader's."""
+    asked = [os.environ.pop(name, "") for name in (
+        "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONDEVMODE")]
+    if any(asked):
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def open_closed_streams():
@@ -62,6 +70,7 @@ def suits(place):
         not system.f_flag & os.ST_NOEXEC
 
 
+begin_again_unless_plain()
 open_closed_streams()
 print_anything()
 speak_english()

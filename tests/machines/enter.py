@@ -337,8 +337,8 @@ def far_away(_place):
 
 
 def strict_python(_place):
-    """Python has neither docstrings nor the current folder in its path, and a warning is an error"""
-    os.environ.update(PYTHONOPTIMIZE="2", PYTHONSAFEPATH="1", PYTHONWARNINGS="error")
+    """Python leaves out docstrings and asserts, and a warning is an error"""
+    os.environ.update(PYTHONOPTIMIZE="2", PYTHONWARNINGS="error")
 
 
 def preloads(_place):

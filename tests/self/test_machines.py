@@ -148,8 +148,10 @@ class Right(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout)
 
     def test_settings_of_python(self):
-        done = enters("strict-python", "make", "-s", "solution-2", "X=1")
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        for command in ("python3 -m tests.learn.solution 2 1",
+                        "env PYTHONSAFEPATH=1 make -s solution-2 X=1"):
+            done = enters("strict-python", *command.split())
+            self.assertEqual((done.returncode, done.stderr), (0, ""), command)
 
     def test_what_is_loaded_into_every_program(self):
         code = "import os, tests; print(os.environ.get('LD_PRELOAD'))"
