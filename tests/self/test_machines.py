@@ -157,6 +157,13 @@ class Right(unittest.TestCase):
         code = "import os, tests; print(os.environ.get('LD_PRELOAD'))"
         self.assertEqual(said("preloads", code), "None")
 
+    def test_a_copy_is_made_without_git(self):
+        code = ("import pathlib, tempfile\nfrom tests.book import commands\n"
+                "with tempfile.TemporaryDirectory() as place:\n"
+                "    commands.fresh_copy(pathlib.Path(place))\n"
+                "    print(*sorted(path.name for path in pathlib.Path(place).glob('[0M]*')))")
+        self.assertEqual(said("no-git", code), " ".join([*harness.STAGES.values(), "Makefile"]))
+
     def test_a_disk_that_is_full(self):
         for command in ("tests.learn.solution 2 1", "tests.learn.check 4 --rows 1"):
             done = enters("full-disk", "python3", "-m", *command.split())
