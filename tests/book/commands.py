@@ -382,7 +382,7 @@ def simple(text):
 
 def fresh_copy(place):
     """The course as it would be committed now, with no program built."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT,
+    listed = subprocess.run("exec git ls-files -co --exclude-standard -z", shell=True, cwd=ROOT,
                             capture_output=True, encoding="utf-8", check=False)
     if listed.returncode != 0:  # no clone, or no git: all but what is built
         shutil.copytree(ROOT, place, symlinks=True, dirs_exist_ok=True,
