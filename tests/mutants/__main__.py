@@ -116,7 +116,7 @@ def main():
             runner.progress(len(todo)) as step:
         for mutant, notice in judged(todo, Workshop(place, todo, options.build), options):
             step(mutant.name)
-            print(show(mutant, notice), flush=True)
+            runner.say(show(mutant, notice))
             failed += bool(notice.problem)
             skipped += bool(notice.untried and not notice.problem)
             passed += not (notice.problem or notice.untried)
