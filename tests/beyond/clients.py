@@ -155,7 +155,8 @@ class Load:
 
     def failed(self):
         """{why: how many}"""
-        return sum(map(collections.Counter, map(dict, self.failures)), collections.Counter())
+        copies = [each.copy() for each in self.failures]  # their threads go on counting
+        return sum(copies, collections.Counter())
 
     def wait(self):
         """Until as many as were asked for have been made, if that is still to come."""
@@ -176,7 +177,7 @@ class Wrk:
 
     def __init__(self, proxy, clients, total):
         self.clients = clients
-        self.proxy, self.before, self.total = proxy, proxy.requests("web"), total
+        self.proxy, self.before, self.total = proxy, proxy.requests(), total
         self.process = self.script = None
         self.answered, self.errors = [], {}
 
@@ -202,7 +203,7 @@ class Wrk:
         """Requests, as the proxy counts them."""
         if self.process.poll() is not None:
             return self.total
-        return self.proxy.requests("web") - self.before
+        return self.proxy.requests() - self.before
 
     answers = count  # the proxy answers every one, well or not
 

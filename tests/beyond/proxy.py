@@ -98,9 +98,9 @@ class Proxy:
         table = csv.DictReader(io.StringIO(self.tell("show stat").lstrip("# ")))
         return next(line for line in table if (line["pxname"], line["svname"]) == (service, name))
 
-    def requests(self, service):
-        """How many it has had."""
-        return int(self.state(service, "FRONTEND")["req_tot" if service == "web" else "stot"])
+    def requests(self):
+        """How many pages it has been asked for."""
+        return int(self.state("web", "FRONTEND")["req_tot"])
 
     def wait_until_up(self, service, name):
         """Until it believes that a server is well."""

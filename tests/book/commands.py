@@ -49,7 +49,6 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import textwrap
 

@@ -41,7 +41,6 @@ import difflib
 import pathlib
 import re
 import subprocess
-import sys
 
 from tests.harness import runner
 from tests.learn import trace

@@ -91,7 +91,7 @@ class ShimTest(unittest.TestCase):
         self.addCleanup(shim.close)
         run = subprocess.run(
             [sys.executable, "-S", "-c", PRELUDE + code + LEAVE],
-            env=shim.env(), capture_output=True, encoding="utf-8")  # fmt: skip
+            env=shim.env(), capture_output=True, encoding="utf-8")
         self.assertEqual(run.returncode, 0, run.stderr)
         return ast.literal_eval(run.stdout), shim
 
@@ -100,7 +100,7 @@ class ShimTest(unittest.TestCase):
         with Shim(rules) as shim:
             run = subprocess.run(
                 [sys.executable, "-S", "-c", PRELUDE + code],
-                env={**shim.env(), **variables}, capture_output=True, encoding="utf-8")  # fmt: skip
+                env={**shim.env(), **variables}, capture_output=True, encoding="utf-8")
         return run.returncode, run.stderr
 
     def start(self, rules, code):
@@ -291,7 +291,7 @@ class Altering(ShimTest):
 
     def test_short_reads(self):
         for read in ("b.recv(9)", "os.read(b.fileno(), 9)", "b.recvfrom(9)[0]",
-                     "b.recvmsg(9)[0]"):  # fmt: skip
+                     "b.recvmsg(9)[0]"):
             with self.subTest(read=read):
                 seen, shim = self.victim("recv:1:short=2", f"""
 a.send(b'12345')
@@ -310,7 +310,7 @@ print([os.readv(b.fileno(), [one, two]), b.recvmsg_into([bytearray(0), two])[0],
     def test_short_writes(self):
         for write in ("a.send(b'12345')", "os.write(a.fileno(), b'12345')",
                       "a.sendmsg([b'', b'12345'])",
-                      "os.writev(a.fileno(), [b'1234', b'5'])"):  # fmt: skip
+                      "os.writev(a.fileno(), [b'1234', b'5'])"):
             with self.subTest(write=write):
                 seen, shim = self.victim("send:1:short=2", f"print([{write}, b.recv(9)])")
                 self.assertEqual(seen, [2, b"12"])

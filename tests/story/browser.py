@@ -7,10 +7,8 @@
         assert not page.errors
 """
 
-import base64
 import json
 import os
-import pathlib
 import select
 import shutil
 import subprocess
@@ -187,11 +185,6 @@ class Page:
         """The addresses that were asked for since the page was loaded."""
         return [event["params"]["request"]["url"] for event in self.browser.events
                 if event.get("method") == "Network.requestWillBeSent"]
-
-    def picture(self, path, whole=True):
-        """What it looks like, as PNG."""
-        data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
-        pathlib.Path(path).write_bytes(base64.b64decode(data))
 
 
 def words(details):

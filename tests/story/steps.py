@@ -29,6 +29,7 @@ OWN_STREAMS = {0, 1, 2}
 QUIET = 5  # looks in a row at which nothing moved
 LOOK = 0.02  # seconds between two
 TOO_MANY = 20_000  # frames
+LONGEST_ROUND = 6  # calls
 KEPT = ("queue", "list", "epoll", "handed")  # of a frame: said only when they change
 EPOLLIN = 1
 FIN_WAIT1, LAST_ACK, CLOSING = 4, 9, 11  # include/net/tcp_states.h
@@ -122,7 +123,8 @@ class Actor:
         if self.reads and not self.over:
             try:
                 data = self.client.try_receive()
-                assert data == self.stream[self.got:self.got + len(data)], "other bytes than sent"
+                if data != self.stream[self.got:self.got + len(data)]:
+                    raise harness.Fail("other bytes come back than were sent")
                 self.got += len(data)
             except harness.Gone as gone:
                 self.over = self.broken or gone.how
@@ -348,7 +350,7 @@ class Recorder:
 # From frames to a recording
 
 
-def fold(frames, longest=6):
+def fold(frames):
     """Leave out what repeats: a round of calls that is the same as the one before it.
 
     The last of the rounds is kept, with how many there were ("times") and how many bytes each call
@@ -357,7 +359,7 @@ def fold(frames, longest=6):
     kept = []
     for frame in frames:
         kept.append(frame)
-        for length in range(1, longest + 1):
+        for length in range(1, LONGEST_ROUND + 1):
             first, second = kept[-2 * length:-length], kept[-length:]
             if len(first) == length and [kind(f) for f in first] == [kind(f) for f in second] \
                     and all("call" in f for f in second):
