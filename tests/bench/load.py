@@ -31,17 +31,11 @@ def cpus():
     return (usable[0], usable[1]) if len(usable) > 1 else (None, None)
 
 
-def pinned_child(cpu):
-    """For preexec_fn: on this core, with all descriptors it may have, and gone when we are."""
-    starter = os.getpid()
-
-    def prepare():
-        harness.die_with_parent(starter)
-        harness.raise_fd_limit()
-        if cpu is not None:
-            os.sched_setaffinity(0, {cpu})
-
-    return prepare
+def pinned(command, cpu):
+    """How to run it on this core, with all descriptors it may have, until this process ends."""
+    harness.raise_fd_limit()  # for us, as it is inherited
+    core = [] if cpu is None else ["taskset", "--cpu-list", str(cpu)]
+    return [*core, *harness.tied(command)]
 
 
 def command_of(stage):
@@ -65,11 +59,10 @@ class Session:
     def __enter__(self):
         self.server = server(self.command, self.server_env)
         try:
-            self.process = subprocess.Popen(
-                [str(BUILD / "load"), "--port", str(self.server.port),
-                 "--pid", str(self.server.pid), "--patience", str(PATIENCE_MS), "--lines", "1"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.env,
-                preexec_fn=pinned_child(cpus()[1]))
+            command = [BUILD / "load", "--port", self.server.port, "--pid", self.server.pid,
+                       "--patience", PATIENCE_MS, "--lines", 1]
+            self.process = subprocess.Popen(pinned(command, cpus()[1]), stdin=subprocess.PIPE,
+                                            stdout=subprocess.PIPE, env=self.env)
         except BaseException:
             self.server.close()
             raise

@@ -153,10 +153,10 @@ class Nginx:
         path = pathlib.Path(self.folder.name, "nginx.conf")
         page = re.sub(r"([\\'])", r"\\\1", self.page.decode())
         path.write_text(CONFIGURATION % {"port": self.port, "page": page}, encoding="utf-8")
-        self.process = subprocess.Popen(
-            [shutil.which("nginx", path=PATH), "-p", self.folder.name, "-c", str(path),
-             "-e", "stderr"], stdin=subprocess.DEVNULL,
-            preexec_fn=load.pinned_child(load.cpus()[0]))
+        command = [shutil.which("nginx", path=PATH), "-p", self.folder.name, "-c", path,
+                   "-e", "stderr"]
+        self.process = subprocess.Popen(load.pinned(command, load.cpus()[0]),
+                                        stdin=subprocess.DEVNULL)
         deadline = harness.Deadline(START_SECONDS, self.process.pid)
         while self.process.poll() is None and not deadline.passed():
             with contextlib.suppress(ConnectionRefusedError):
@@ -242,8 +242,8 @@ def wrk(scenario, port, script):
                "--timeout", "10s", "-s", script, f"http://127.0.0.1:{port}{scenario.path}"]
     if scenario.close:
         command[1:1] = ["-H", "Connection: close"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False,
-                          preexec_fn=load.pinned_child(load.cpus()[1]))
+    done = subprocess.run(load.pinned(command, load.cpus()[1]), capture_output=True,
+                          encoding="utf-8", check=False)
     found = re.search(r"^seen\t(.*)", done.stdout, re.M)
     if not found:
         raise RuntimeError(f"{shlex.join(command)}: {done.stdout}{done.stderr}")
