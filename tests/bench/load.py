@@ -4,12 +4,11 @@ import contextlib
 import json
 import os
 import pathlib
-import platform
 import select
 import subprocess
 
 from tests import harness
-from tests.outside import shim
+from tests.outside import host, shim
 
 ROOT = pathlib.Path(harness.ROOT)
 BUILD = ROOT / os.environ.get("BUILD", "build")  # --build changes it
@@ -129,10 +128,7 @@ def has_shim():
 
 def machine():
     """Where the numbers come from."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    server, load = cpus()
-    return {"cpu": models[0] if models else platform.machine(), "cores": os.cpu_count(),
-            "kernel": f"{platform.system()} {platform.release()}",
-            "pinned": f"server to core {server}, load to core {load}" if server is not None
+    first, second = cpus()
+    return {"cpu": host.cpu(), "cores": os.cpu_count(), "kernel": host.system(),
+            "pinned": f"server to core {first}, load to core {second}" if first is not None
             else "one core for both"}

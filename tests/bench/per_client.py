@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import os
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -21,7 +20,7 @@ from tests.bench import load
 from tests.bench import rounds
 from tests.bench.tables import table
 from tests.harness import runner
-from tests.outside import kernel
+from tests.outside import host, kernel
 
 SOURCE = load.ROOT / "tests" / "bench" / "peers" / "thread_per_client.cpp"
 THREADS = "thread_per_client"
@@ -47,8 +46,8 @@ def command_of(name):
 def memory_kib(pid):
     """What the process, its page tables and the kernel's stacks take. The stacks are those of all
     processes of this machine: what others start or end meanwhile is in it."""
-    stacks = re.search(r"^KernelStack:\s+(\d+)", kernel.read_file("/proc/meminfo"), re.M)
-    return kernel.memory_kib(pid) + kernel.memory_kib(pid, "VmPTE") + int(stacks[1])
+    stacks = host.meminfo()["KernelStack"] // 1024
+    return kernel.memory_kib(pid) + kernel.memory_kib(pid, "VmPTE") + stacks
 
 
 def run(session, options):

@@ -176,7 +176,7 @@ def lost(group, victim):
     clients = [Client(group.address, f"127.0.2.{1 + number % ADDRESSES}")
                for number in range(WAITING)]
     os.kill(victim, signal.SIGKILL)
-    harness.wait_for(lambda: kernel.state(victim) in ("Z", ""), "one dies")
+    harness.wait_for(lambda: kernel.is_over(victim), "one dies")
     for pid in set(everyone) - {victim}:
         with contextlib.suppress(ProcessLookupError):  # it was to end with the other
             os.kill(pid, signal.SIGCONT)

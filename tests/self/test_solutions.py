@@ -112,7 +112,7 @@ class Engine(unittest.TestCase):
     def test_nothing_is_left_behind(self):
         status, said = solution.shell("sleep 1000 & echo $!", ROOT)
         self.assertEqual(status, 0)
-        harness.wait_for(lambda: kernel.thread_states(int(said)) in ("", "Z"), "its end")
+        harness.wait_for(lambda: kernel.is_over(int(said)), "its end")
 
 
 class Command(unittest.TestCase):

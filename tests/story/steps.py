@@ -9,7 +9,6 @@ what it received less what it sent. The kernel's ready list cannot be seen from 
 
 import contextlib
 import itertools
-import platform
 import re
 import signal
 import struct
@@ -19,12 +18,10 @@ from tests import harness
 from tests.outside import kernel, tracing
 from tests.story import story
 
-EXIT_GROUP, SHUTDOWN = ("231", "48") if platform.machine() == "x86_64" else ("94", "210")
 SHOWN = {"accept4", "recvfrom", "sendto", "select", "pselect6", "poll", "ppoll", "epoll_ctl",
-         "epoll_wait", "epoll_pwait", "read", "close", SHUTDOWN}
-IN_C = {**kernel.IN_C, SHUTDOWN: "shutdown", "ppoll": "poll", "epoll_pwait": "epoll_wait"}
+         "epoll_wait", "epoll_pwait", "read", "close", "shutdown"}
+IN_C = {**kernel.IN_C, "ppoll": "poll", "epoll_pwait": "epoll_wait"}
 WAITS = {"select", "poll", "epoll_wait"}
-RESTARTED = "system call " + ("219" if EXIT_GROUP == "231" else "128")  # a poll() goes on
 OWN_STREAMS = {0, 1, 2}
 QUIET = 5  # looks in a row at which nothing moved
 LOOK = 0.02  # seconds between two
@@ -51,7 +48,7 @@ class StepTrace(tracing.Trace):
                 asked = handed(self.pid, IN_C.get(name, name), args)
                 self.of_its_own = set(asked["set"]) <= OWN_STREAMS
                 self.handed = self.handed if self.of_its_own else asked
-            if name == EXIT_GROUP:
+            if name == "exit_group":
                 self.status = args[0] & 0xff
         return finished
 
@@ -265,7 +262,7 @@ class Recorder:
             return
         name, args = kernel.blocked_call(self.server.pid)
         name = IN_C.get(name, name)
-        if name == RESTARTED:
+        if name == "restart_syscall":
             name = "poll"
         if name in ("select", "poll"):
             self.handed = self.trace.handed
