@@ -11,7 +11,7 @@ from tests import harness
 from tests.outside import host, shim
 
 ROOT = pathlib.Path(harness.ROOT)
-BUILD = ROOT / os.environ.get("BUILD", "build")  # --build changes it
+BUILD = pathlib.Path(harness.BUILD)  # --build changes it
 STAGES = tuple(harness.STAGES.values())
 PHASE_SECONDS = 120  # for one phase of the generator, which has shorter deadlines of its own
 WRONG = "WRONG BYTES"

@@ -395,7 +395,7 @@ def fresh_copy(place):
 
 def lend_objects(place):
     """What make has compiled here already need not be compiled again there: it links it, though."""
-    if (objects := pathlib.Path(os.environ.get("BUILD", harness.BUILD), "obj")).is_dir():
+    if (objects := pathlib.Path(harness.BUILD, "obj")).is_dir():
         shutil.copytree(objects, place / "build" / "obj",  # with the times that make looks at
                         ignore=shutil.ignore_patterns("loop"))
 

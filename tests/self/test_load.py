@@ -24,9 +24,9 @@ from tests import harness
 from tests.bench import load
 from tests.bench import rounds
 from tests.bench import scenarios
+from tests.self import scripts
 from tests.self.run import busy
 
-SCRIPT = [sys.executable, "-m", "tests.bench.compare"]
 HEADER = 8  # bytes
 
 
@@ -303,8 +303,7 @@ class Script(unittest.TestCase):
         """Returns what has ended, and its JSON."""
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "out.json"
-            done = subprocess.run([*SCRIPT, "--quick", "--json", path, *options],
-                                  cwd=load.ROOT, capture_output=True, encoding="utf-8", check=False)
+            done = scripts.run("tests.bench.compare", "--quick", "--json", path, *options)
             self.charts = {chart.stem: xml.etree.ElementTree.parse(chart).getroot()
                            for chart in pathlib.Path(folder).glob("*.svg")}
             return done, json.loads(path.read_text("utf-8")) if path.exists() else None
@@ -390,15 +389,8 @@ class Script(unittest.TestCase):
         """However it is ended, the servers and the generator end with it."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             with self.subTest(number.name), tempfile.TemporaryDirectory() as folder:
-                script = subprocess.Popen(
-                    [*SCRIPT, "--json", f"{folder}/out.json"], cwd=load.ROOT,
-                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                    preexec_fn=harness.heed_interrupts)
-                wait_for(lambda script=script: len(children(script.pid)) >= 2)
-                left = children(script.pid)
-                script.send_signal(number)
-                script.wait()
-                wait_for(lambda left=left: not any(map(alive, left)))
+                scripts.ended_early("tests.bench.compare", "--json", f"{folder}/out.json",
+                                    ready=lambda names: len(names) >= 2, number=number)
 
 
 class PerClient(unittest.TestCase):
@@ -406,40 +398,10 @@ class PerClient(unittest.TestCase):
 
     def test_a_thread_for_each(self):
         """Of 120 clients and the listener in one server, and one for all of them in the other."""
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.per_client", "--build", str(load.BUILD), "--rounds",
-             "1", "--messages", "200", "--idle", "20"],
-            cwd=load.ROOT, capture_output=True, encoding="utf-8", check=False)
+        done = scripts.run("tests.bench.per_client", "--rounds", 1, "--messages", 200, "--idle", 20)
         self.assertEqual(done.returncode, 0, done.stderr)
         threads = dict(re.findall(r"^(\S+) +20 +(\d+) ", done.stdout, re.M))
         self.assertEqual(threads, {"04-epoll-lt": "1", "thread_per_client": "121"}, done.stdout)
-
-
-def children(pid):
-    """The processes that this one has started."""
-    found = []
-    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(re.sub(r".*\) ", "", path.read_text("ascii", "replace")).split()[1]) == pid:
-                found.append(int(path.parent.name))
-    return found
-
-
-def alive(pid):
-    """Does it still run? A zombie whose parent is gone does not."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2][1] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(condition, seconds=30):
-    """The time is for what never happens."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError("the condition does not come true")
-        time.sleep(0.01)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import unittest
 from unittest import mock
 
 from tests.book import markdown, site
+from tests.self import scripts
 
 try:
     import yaml
@@ -82,10 +82,7 @@ class CommandLine(unittest.TestCase):
 
     def test_without_pandoc(self):
         with tempfile.TemporaryDirectory() as build:
-            done = subprocess.run(
-                [sys.executable, "-m", "tests.book.site", "--build", build], cwd=markdown.ROOT,
-                env={"PATH": "/nonexistent"}, capture_output=True, encoding="utf-8",
-                check=False)
+            done = scripts.run("tests.book.site", "--build", build, env={"PATH": "/nonexistent"})
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertEqual(done.stderr, "make site needs pandoc: apt-get install pandoc\n")
 

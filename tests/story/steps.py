@@ -407,7 +407,7 @@ def whole(frames):
         yield {**frame, **state, "clients": clients}
 
 
-def record(number, build):
+def record(number, build=harness.BUILD):
     """Record a stage. Raises PermissionError where ptrace is not allowed."""
     stage = harness.Stage(number, build=build)
     try:
