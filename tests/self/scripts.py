@@ -35,9 +35,9 @@ def ended_early(module, *arguments, ready, number=signal.SIGINT, **more):
                          failsafe=harness.CELL_FAILSAFE)
         children = kernel.descendants(process.pid)
         (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-        _, said = process.communicate(timeout=harness.CELL_FAILSAFE)
-        harness.wait_for(lambda: all(map(kernel.is_over, children)), "no process is left")
-        return process.returncode, said
+        harness.wait_for(lambda: all(map(kernel.is_over, [process.pid, *children])),
+                         "no process is left", failsafe=harness.CELL_FAILSAFE)
+        return process.wait(), process.stderr.read()
 
 
 def names_below(pid):
