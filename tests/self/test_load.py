@@ -4,6 +4,7 @@ The generator is shown servers that err in one way each: it has to notice every 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -33,29 +34,28 @@ HEADER = 8  # bytes
 class Fake:
     """An echo server on threads. `answer` turns the frame that has come into what is sent back.
 
-    It is called with the frame, its number on this connection, and a dict for what it remembers.
+    It is called with the frame, its number on this connection, and the frame before it, which may
+    have come from another client. None ends the connection.
     """
 
-    def __init__(self, answer=lambda frame, number, memory: frame):
+    def __init__(self, answer=lambda frame, number, before: frame):
         self.answer = answer
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = self.listener.getsockname()[1]
-        self.memory = {}
-        self.sockets = []
-        self.thread = threading.Thread(target=self.accept, daemon=True)
+        self.before = b""
+        self.sockets, self.threads = [], [threading.Thread(target=self.accept, daemon=True)]
 
     def __enter__(self):
-        self.thread.start()
+        self.threads[0].start()
         return self
 
     def __exit__(self, *_):
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for s in self.sockets:
+        for s in (self.listener, *self.sockets):
             with contextlib.suppress(OSError):
                 s.shutdown(socket.SHUT_RDWR)
-        self.thread.join()
+        for thread in self.threads:  # the list grows until the first of them has ended
+            thread.join()
+        self.listener.close()
 
     def accept(self):
         """Until the listener is shut down."""
@@ -63,55 +63,49 @@ class Fake:
             while True:
                 client, _ = self.listener.accept()
                 self.sockets.append(client)
-                threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+                self.threads.append(threading.Thread(target=self.serve, args=(client,),
+                                                     daemon=True))
+                self.threads[-1].start()
 
     def serve(self, client):
-        """One client until it or the answer function (None) has enough."""
+        """One client until it or the answer function has enough."""
         with client, contextlib.suppress(OSError), client.makefile("rb") as stream:
             number = 0
             while header := stream.read(HEADER):
                 frame = header + stream.read(struct.unpack(">4xI", header)[0])
-                reply = self.answer(frame, number, self.memory)
+                before, self.before = self.before, frame
+                reply = self.answer(frame, number, before)
                 if reply is None:
                     return
                 client.sendall(reply)
                 number += 1
 
 
-def swap(frame, number, memory):
-    """Frames 10 and 11 come back in the wrong order."""
-    if number == 10:
-        memory["kept"] = frame
-        return b""
-    return frame + memory["kept"] if number == 11 else frame
-
-
-def repeat(frame, number, memory):
-    """Frame 11 comes back as a second frame 10."""
-    previous = memory.get("previous", frame)
-    memory["previous"] = frame
-    return previous if number == 11 else frame
-
-
-def cross(frame, number, memory):
-    """From the tenth on, clients get the frame that somebody else has sent before."""
-    previous = memory.get("previous", frame)
-    memory["previous"] = frame
-    return previous if number >= 10 else frame
-
-
-def mix(frame, number, memory):
-    """The middle of frame 11 is that of frame 10."""
-    previous = memory.get("previous", frame)
-    memory["previous"] = frame
-    half = len(frame) // 2
-    return frame[:half] + previous[half:half + 256] + frame[half + 256:] if number == 11 else frame
-
-
 def flip(frame, number, _):
     """One bit of frame 11 is another."""
-    at = len(frame) - 1
-    return frame[:at] + bytes([frame[at] ^ 1]) if number == 11 else frame
+    return frame[:-1] + bytes([frame[-1] ^ 1]) if number == 11 else frame
+
+
+def mix(frame, number, before):
+    """The middle of frame 11 is that of frame 10."""
+    half = len(frame) // 2
+    return frame[:half] + before[half:half + 256] + frame[half + 256:] if number == 11 else frame
+
+
+WRONG = {  # what comes back, and the load by which it is seen
+    "frames 10 and 11 change places": (
+        lambda frame, number, before: b"" if number == 10 else
+        frame + before if number == 11 else frame, ["--in-flight", "4"]),
+    "frame 11 is frame 10 again": (
+        lambda frame, number, before: before if number == 11 else frame, []),
+    "what another client has sent": (
+        lambda frame, number, before: before if number >= 10 else frame, ["--connections", "2"]),
+    "a part of the frame before": (mix, ["--size", "65536"]),
+    "a bit is flipped": (flip, []),
+    "a bit at the end of a long frame": (flip, ["--size", "65536"]),
+    "one byte too many": (lambda frame, number, _: frame + b"E" * (number == 11), []),
+    "a frame too many": (lambda frame, number, _: frame + frame * (number == 11), []),
+}
 
 
 def run(port, *options, lines=None):
@@ -164,18 +158,7 @@ class Generator(unittest.TestCase):
             self.assertGreater(results[-1]["bulk_messages"], 0)
 
     def test_wrong_bytes_are_noticed(self):
-        """Swapped, repeated, crossed, mixed, flipped, one too many."""
-        cases = (
-            ("swapped", swap, ["--in-flight", "4"]),
-            ("repeated", repeat, []),
-            ("crossed", cross, ["--connections", "2"]),
-            ("mixed", mix, ["--size", "65536"]),
-            ("flipped", flip, []),
-            ("flipped at the end of a long one", flip, ["--size", "65536"]),
-            ("one byte too many", lambda f, n, _: f + b"E" * (n == 11), []),
-            ("echo of nothing", lambda f, n, _: f + f * (n == 11), []),
-        )
-        for name, answer, options in cases:
+        for name, (answer, options) in WRONG.items():
             with self.subTest(name), Fake(answer) as server:
                 status, (result,) = run(server.port, "--count", "100", *options)
                 self.assertEqual(status, 1, result)
@@ -208,14 +191,8 @@ class Generator(unittest.TestCase):
 
     def test_a_server_that_serves_only_some(self):
         """The rest is counted, and nothing is measured."""
-        lock = threading.Lock()
-
-        def first_three(frame, _, memory):
-            with lock:
-                memory["served"] = memory.get("served", 0) + 1
-                return frame if memory["served"] <= 3 else b""
-
-        with Fake(first_three) as server:
+        served = itertools.count(1)
+        with Fake(lambda frame, *_: frame if next(served) <= 3 else b"") as server:
             status, (result,) = run(server.port, "--connections", "5", "--patience", "300")
         self.assertEqual((status, result["failed"]), (1, "3 of 5 served"), result)
 
