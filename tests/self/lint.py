@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import sys
 
+from tests import harness
 from tests.harness import runner
 
 CLANG = 14  # each version of clang-format breaks some lines elsewhere, clang-tidy finds new faults
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(harness.ROOT)
 TOP = r"\..*|0[1-7]-[a-z-]+|common|tests|Makefile|README\.md|build"
 
 
@@ -114,21 +115,40 @@ def locale_decides(call):
     return bool(asks) and "encoding" not in named
 
 
+def unused_imports(tree, lines):
+    """(line, name) of each import that the file itself does not use, and does not comment on."""
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and "#" not in lines[node.lineno - 1]:
+            for alias in node.names:
+                name = (alias.asname or alias.name).partition(".")[0]
+                if name not in used:
+                    yield node.lineno, name
+
+
+def faults(text, is_package=False):
+    """(line, what is wrong there) in a script. A package imports for others."""
+    lines = text.splitlines()
+    yield from ((number, f"{len(line)} columns") for number, line in enumerate(lines, 1)
+                if len(line) > 100)
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        yield error.lineno, error.msg
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and locale_decides(node):
+            yield node.lineno, "which encoding? The locale is not to decide"
+    if not is_package:
+        yield from ((number, f"{name} is imported and not used")
+                    for number, name in unused_imports(tree, lines))
+
+
 def python():
-    """The scripts compile, name their encodings, and no line is longer than 100 columns."""
-    problems = []
-    for name in tracked(".py"):
-        text = (ROOT / name).read_text(encoding="utf-8")
-        try:
-            calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
-            problems += [f"{name}:{call.lineno}: which encoding? The locale is not to decide"
-                         for call in calls if locale_decides(call)]
-        except SyntaxError as error:
-            problems.append(f"{name}:{error.lineno}: {error.msg}")
-        for number, line in enumerate(text.splitlines(), 1):
-            if len(line) > 100:
-                problems.append(f"{name}:{number}: {len(line)} columns")
-    return "\n".join(problems)
+    """The scripts compile, import what they use, name their encodings, and fit 100 columns."""
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in tracked(".py")}
+    return "\n".join(f"{name}:{number}: {what}" for name, text in texts.items()
+                     for number, what in faults(text, name.endswith("__init__.py")))
 
 
 def top_level():
