@@ -1,11 +1,15 @@
 """A server and the load generator beside it: `build/load`, phase after phase."""
 
+import argparse
 import contextlib
+import datetime
 import json
 import os
 import pathlib
 import select
+import shlex
 import subprocess
+import sys
 
 from tests import harness
 from tests.outside import host, shim
@@ -22,6 +26,24 @@ def use_build(path):
     """Where the programs are."""
     global BUILD  # pylint: disable=global-statement
     BUILD = pathlib.Path(path).resolve()
+
+
+def is_missing(*names):
+    """Says which of these programs are not built, if one is not."""
+    missing = [name for name in names if not (BUILD / name).exists()]
+    if missing:
+        print(f"not in {BUILD}: {' '.join(missing)}. Run make first.", file=sys.stderr)
+    return bool(missing)
+
+
+def some_of(known):
+    """For argparse, the type of an option that names some of these, with commas between them."""
+    def parse(text):
+        if unknown := sorted(set(text.split(",")) - set(known)):
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
+        return [one for one in known if one in text.split(",")]
+
+    return parse
 
 
 def cpus():
@@ -88,6 +110,13 @@ class Session:
         result["why"] = why_not(result, self.server.stderr())
         return result
 
+    def measure(self, options):
+        """The same, but the end of the script where it counts for nothing."""
+        result = self.run(options)
+        if result["why"]:
+            sys.exit(f"{shlex.join(map(str, self.command))}: {result['why']}")
+        return result
+
     def has_answered(self):
         """Wait for the generator; False if it takes too long, having had a core."""
         deadline = harness.Deadline(PHASE_SECONDS, self.process.pid, self.server.pid)
@@ -132,3 +161,13 @@ def machine():
     return {"cpu": host.cpu(), "cores": os.cpu_count(), "kernel": host.system(),
             "pinned": f"server to core {first}, load to core {second}" if first is not None
             else "one core for both"}
+
+
+def keep(path, script, arguments, numbers):
+    """Write what was measured as JSON, with where it comes from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({
+        "command": shlex.join(["python3", "-m", script, *arguments]),
+        "date": datetime.date.today().isoformat(), "machine": machine(), **numbers},
+        indent=1) + "\n", encoding="utf-8")
+    print(f"All numbers: {path}")
