@@ -198,14 +198,10 @@ class Crowd:
             try:
                 client.settimeout(PATIENCE)
                 client.sendall(HELLO)
-                answer = b""
-                while len(answer) < len(HELLO):
-                    more = client.recv(len(HELLO) - len(answer))
-                    if not more:
-                        raise OSError("closed instead of an echo")
-                    answer += more
+                answer = servers.receive(client, len(HELLO))
                 if answer != HELLO:
-                    raise OSError("the echo has other bytes")
+                    raise OSError("the echo has other bytes" if len(answer) == len(HELLO) else
+                                  "closed instead of an echo")
             finally:
                 client.detach()
 

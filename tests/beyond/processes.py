@@ -51,16 +51,10 @@ class Client:
 
     def answered(self):
         """Has the echo come? False if the connection ended before it."""
-        answer = b""
         try:
-            while len(answer) < len(HELLO):
-                more = self.socket.recv(len(HELLO) - len(answer))
-                if not more:
-                    return False
-                answer += more
+            return servers.receive(self.socket, len(HELLO)) == HELLO
         except ConnectionError:
             return False
-        return answer == HELLO
 
     def owner_inode(self):
         """Of the server's end."""

@@ -65,6 +65,14 @@ def listen():
     return listener
 
 
+def receive(connection, count):
+    """So many bytes, or fewer where the connection ends before."""
+    data = b""
+    while len(data) < count and (more := connection.recv(count - len(data))):
+        data += more
+    return data
+
+
 class Instance:
     """One running server."""
 

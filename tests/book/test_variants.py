@@ -3,7 +3,6 @@
 import pathlib
 import re
 import shutil
-import socket
 import tempfile
 import unittest
 
@@ -12,9 +11,12 @@ from tests.book import marks, variants
 
 
 def read(client, size):
-    """So many bytes."""
-    client.sock.settimeout(harness.FAILSAFE)
-    return client.sock.recv(size, socket.MSG_WAITALL)
+    """So many bytes: with a timeout of Python's, MSG_WAITALL would not wait for all of them."""
+    data = b""
+    while len(data) < size:
+        client.wait(what=f"{size} bytes")
+        data += client.try_receive(size - len(data))
+    return data
 
 
 class Variants(unittest.TestCase):

@@ -7,11 +7,11 @@ not one of our servers shows that the shim works for any language that uses libc
 import ast
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import unittest
 
+from tests import harness
 from tests.outside.shim import CALLS, LEGAL, SPIN, Shim
 
 PRELUDE = """
@@ -64,22 +64,6 @@ while True:
             clients.remove(s)
             s.close()
 """
-
-
-def frame(payload):
-    """A message that all our clients send."""
-    return b"EVLP" + struct.pack(">I", len(payload)) + payload
-
-
-def receive(client, length):
-    """Exactly so many bytes."""
-    data = b""
-    while len(data) < length:
-        more = client.recv(length - len(data))
-        if not more:
-            break
-        data += more
-    return data
 
 
 class ShimTest(unittest.TestCase):
@@ -597,13 +581,13 @@ class Server(ShimTest):
     def test_echo_under_short_calls(self):
         process, shim = self.start(self.RULES, ECHO_SERVER)
         port = int(process.stdout.readline().rsplit(":", 1)[1])
-        message = frame(bytes(range(256)))
+        message = harness.frame(bytes(range(256)))
         clients = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(3)]
         for client in clients:
             client.sendall(message)
         for client in clients:
-            self.assertEqual(receive(client, len(message)), message)
-            client.close()
+            with client, client.makefile("rb") as stream:
+                self.assertEqual(stream.read(len(message)), message)
         shim.wait(lambda: shim["close"].calls == 3)
         self.assertEqual(shim["recv"].amount, 3 * len(message))
         self.assertEqual(shim["recv"].calls, 3 * len(message) + 3)
