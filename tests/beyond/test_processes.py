@@ -8,7 +8,6 @@ from tests.beyond import processes, servers
 from tests.self import scripts
 
 
-
 class Processes(unittest.TestCase):
     """Each way by itself."""
 

@@ -19,7 +19,6 @@ from tests import harness
 from tests.harness import server
 
 
-
 def run(number, *args, preexec_fn=None):
     """Run a server that is expected to end by itself."""
     return subprocess.run([os.path.join(harness.BUILD, harness.STAGES[number]), *args],
