@@ -139,7 +139,10 @@ class Crowd:
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=self.obey, args=(theirs, os.getpid()), daemon=True)
+        # It is born deaf to Ctrl-C, which is for us: we end it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     # Here
@@ -160,7 +163,6 @@ class Crowd:
 
     def obey(self, orders, starter):
         """Do what the parent asks for, until it has left."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
         harness.die_with_parent(starter)
         os.closerange(3, orders.fileno())  # what we have inherited is not ours
         os.closerange(orders.fileno() + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -4,6 +4,7 @@ Everything here looks from outside, so it works for a server in any language. Th
 not guesses: a probe that waits for one of them needs no sleep.
 """
 
+import atexit
 import contextlib
 import errno
 import itertools
@@ -373,7 +374,7 @@ def find_socket(local, remote):
         _diagnosis = _diagnosis or SocketDiagnosis()
         return _diagnosis.find(local, remote)
     except OSError:  # not in this kernel
-        _diagnosis = None
+        forget_netlink()
         found = from_proc(lambda *ports: ports == (local[1], remote[1]))
         return found[0] if found else None
 
@@ -387,7 +388,12 @@ def backlog(port):
 def forget_netlink():
     """After fork(): two processes must not share one netlink socket."""
     global _diagnosis
+    if _diagnosis:
+        _diagnosis.netlink.close()
     _diagnosis = None
+
+
+atexit.register(forget_netlink)
 
 
 def listening_ports(inodes):
@@ -410,7 +416,7 @@ def listeners():
         _diagnosis = _diagnosis or SocketDiagnosis()
         return list(_diagnosis.listeners())
     except OSError:  # not in this kernel
-        _diagnosis = None
+        forget_netlink()
         return list(listeners_of_proc())
 
 
