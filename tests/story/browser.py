@@ -15,6 +15,8 @@ import subprocess
 import tempfile
 import time
 
+from tests import harness
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = "Chromium is missing: apt-get install chromium"
 FAILSAFE = 120.0  # seconds; a loaded machine takes long to start it
@@ -44,7 +46,8 @@ class Browser:
         try:
             # Its two pipes are the descriptors 3 and 4. A shell moves them there.
             self.process = subprocess.Popen(
-                ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command],
+                harness.tied(["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh",
+                              *command]),
                 pass_fds=(theirs_in, theirs_out), stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         finally:
