@@ -262,7 +262,7 @@ def measure(server, scenario, script):
 
 def compare(servers, scenario, slices, progress):
     """{name: [slice, ...]}: the two in turn."""
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+    with tempfile.NamedTemporaryFile("w", suffix=".lua", encoding="utf-8") as script:
         script.write(SCRIPT % {"depth": scenario.depth})
         script.flush()
         return rounds.in_turn(slices, NAMES,

@@ -182,7 +182,7 @@ class Wrk:
         self.answered, self.errors = [], {}
 
     def __enter__(self):
-        self.script = tempfile.NamedTemporaryFile("w", suffix=".lua")
+        self.script = tempfile.NamedTemporaryFile("w", suffix=".lua", encoding="utf-8")
         self.script.write(self.SCRIPT)
         self.script.flush()
         host, port = self.proxy.address("web")

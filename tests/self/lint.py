@@ -101,14 +101,20 @@ def measured():
     return run(sys.executable, "-m", "tests.bench.measured", "--check")
 
 
+# Where the mode of a file stands, and which it is if none is given.
+MODES = {"open": (1, "r"), "fdopen": (1, "r"), "TemporaryFile": (0, "w+b"),
+         "NamedTemporaryFile": (0, "w+b")}
+
+
 def locale_decides(call):
     """Does this call leave to the locale how it reads or writes text?"""
     name = getattr(call.func, "id", getattr(call.func, "attr", ""))
     named = {keyword.arg for keyword in call.keywords}
     positional = {"read_text": 1, "write_text": 2}.get(name, 99)  # where the encoding stands
-    if name == "open" and isinstance(call.func, ast.Name):
-        mode = [a.value for a in call.args[1:2] if isinstance(a, ast.Constant)] or ["r"]
-        return "b" not in mode[0] and "encoding" not in named
+    if name in MODES and (name != "open" or isinstance(call.func, ast.Name)):
+        at, mode = MODES[name]
+        mode = next((a.value for a in call.args[at:at + 1] if isinstance(a, ast.Constant)), mode)
+        return "b" not in str(mode) and "encoding" not in named
     if name in ("read_text", "write_text"):
         return "encoding" not in named and len(call.args) < positional
     asks = [k for k in call.keywords if k.arg == "text" and getattr(k.value, "value", 0) is True]
