@@ -105,8 +105,8 @@ def draw(data):
     d = Drawing(HEIGHT, "What a wake-up costs", WIDTH)
     d.parts.append(style())
     d.text(24, 30, d.label, "title")
-    d.text(24, 50, "Server CPU per message of the one client that talks, while others are connected "
-           "and silent", "small quiet")
+    d.text(24, 50, "Server CPU per message of the one client that talks, while others are "
+           "connected and silent", "small quiet")
     x, y = axes(d, found)
     labels = []
     for stage, (points, end) in found.items():

@@ -318,11 +318,12 @@ class Script(unittest.TestCase):
             self.assertAlmostEqual(calls["send"], 1, delta=0.05)
             self.assertAlmostEqual(calls["epoll_wait"], 1, delta=0.2)
 
-    def test_a_server_that_errs_fails_the_run(self):
-        """Its cells say so, the others are measured, and the exit status is 1."""
+    def test_servers_that_err_or_do_not_start_fail_the_run(self):
+        """Their cells say so, the others are measured, and the exit status is 1."""
         with tempfile.TemporaryDirectory() as build:
-            for name in ("load", "04-epoll-lt"):
-                os.symlink(load.BUILD / name, pathlib.Path(build) / name)
+            for name, target in (("load", load.BUILD / "load"), ("02-select", "/bin/false"),
+                                 ("04-epoll-lt", load.BUILD / "04-epoll-lt")):
+                os.symlink(target, pathlib.Path(build) / name)
             wrong = pathlib.Path(build) / "03-poll-lt"
             wrong.write_text(textwrap.dedent(f"""\
                 #!{sys.executable}
@@ -334,24 +335,12 @@ class Script(unittest.TestCase):
                     time.sleep(60)
                 """), "utf-8")
             wrong.chmod(0o755)
-            done, data = self.run_script("--no-charts", "--build", build, "--stages", "3,4",
+            done, data = self.run_script("--no-charts", "--build", build, "--stages", "2,3,4",
                                          "--scenarios", "c1")
         self.assertEqual(done.returncode, 1, done.stderr)
         results = data["scenarios"][0]["results"]
+        self.assertEqual(results["02-select"]["failed"], "does not start")
         self.assertRegex(results["03-poll-lt"]["failed"], "WRONG BYTES")
-        self.assertIn("throughput", results["04-epoll-lt"])
-
-    def test_a_server_that_does_not_start(self):
-        """The same."""
-        with tempfile.TemporaryDirectory() as build:
-            for name, target in (("load", load.BUILD / "load"), ("03-poll-lt", "/bin/false"),
-                                 ("04-epoll-lt", load.BUILD / "04-epoll-lt")):
-                os.symlink(target, pathlib.Path(build) / name)
-            done, data = self.run_script("--no-charts", "--build", build, "--stages", "3,4",
-                                         "--scenarios", "c1")
-        self.assertEqual(done.returncode, 1, done.stderr)
-        results = data["scenarios"][0]["results"]
-        self.assertEqual(results["03-poll-lt"]["failed"], "does not start")
         self.assertIn("throughput", results["04-epoll-lt"])
 
     def test_bad_usage(self):
