@@ -451,16 +451,7 @@ def wrong_numbers(stage):
     frames = list(whole(stage["frames"]))
     for at, frame in enumerate(frames):
         where = f"frame {at} of step {frame['step']}"
-        if frame["queue"] < 0:
-            yield f"{where}: {frame['queue']} in the accept queue"
-        for who, client in frame["clients"].items():
-            for key in ("in", "out", "held", "back", "sent", "got"):
-                if client[key] < 0:
-                    yield f"{where}: {who}: {key} is {client[key]}"
-            if client["got"] > client["sent"]:
-                yield f"{where}: {who} got {client['got']} bytes and sent {client['sent']}"
-            if client["state"] == "answered" and client["got"] != client["all"]:
-                yield f"{where}: {who} is called answered, with bytes missing"
+        yield from (f"{where}: {what}" for what in wrong_moment(frame))
         call = frame.get("call", {})
         if call.get("name") in ("recv", "send") and call["result"] > 0:
             total = received if call["name"] == "recv" else sent
@@ -475,6 +466,20 @@ def wrong_numbers(stage):
                 <= client["sent"]:
             yield (f"{who} sent {client['sent']}, the server received {received.get(who, 0)} and "
                    f"sent {sent.get(who, 0)}, and {client['got']} came back")
+
+
+def wrong_moment(frame):
+    """The same of one frame."""
+    if frame["queue"] < 0:
+        yield f"{frame['queue']} in the accept queue"
+    for who, client in frame["clients"].items():
+        for key in ("in", "out", "held", "back", "sent", "got"):
+            if client[key] < 0:
+                yield f"{who}: {key} is {client[key]}"
+        if client["got"] > client["sent"]:
+            yield f"{who} got {client['got']} bytes and sent {client['sent']}"
+        if client["state"] == "answered" and client["got"] != client["all"]:
+            yield f"{who} is called answered, with bytes missing"
 
 
 def owner(frame, fd):
