@@ -1,6 +1,5 @@
 """Several processes on one port: what must hold of the counts, whoever is faster."""
 
-import contextlib
 import unittest
 
 from tests import harness
@@ -13,9 +12,7 @@ class Processes(unittest.TestCase):
 
     def group(self, make):
         """Four processes, until the test is over."""
-        stack = contextlib.ExitStack()
-        self.addCleanup(stack.close)
-        return stack.enter_context(make(harness.BUILD))
+        return self.enterContext(make(harness.BUILD))
 
     def spread(self, make):
         """Of a thousand clients."""

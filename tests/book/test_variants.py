@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import shutil
 import tempfile
 import unittest
 
@@ -24,9 +23,8 @@ class Variants(unittest.TestCase):
 
     def build(self, name):
         """The path of the program."""
-        tree = pathlib.Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, tree)
-        return str(variants.build(name, tree))
+        tree = self.enterContext(tempfile.TemporaryDirectory())
+        return str(variants.build(name, pathlib.Path(tree)))
 
     def start(self, name):
         """Build it and run it."""

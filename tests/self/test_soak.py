@@ -79,9 +79,7 @@ class WrongServers(unittest.TestCase):
     """Each is wrong in one way, and not at once."""
 
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = folder.name
+        self.folder = self.enterContext(tempfile.TemporaryDirectory())
 
     def soak(self, fault, steps=STEPS, number=6):
         stage = harness.Stage(number, [make(self.folder, fault)])

@@ -210,8 +210,7 @@ class InChromium(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.chromium = browser.Browser()
-        cls.addClassCleanup(cls.chromium.__exit__)
+        cls.chromium = cls.enterClassContext(browser.Browser())
         cls.url = (story.HERE / record.PAGE).as_uri()
 
     def open(self, link="", **look):
