@@ -179,6 +179,7 @@ measured: all $(B)/shim.so  ## all measurements, into tests/bench (MEASURED.md a
 	$(keep) compare make compare
 	cp $(B)/idle-curve.svg tests/bench/charts/
 	$(keep) full make compare FULL=1
+	cp $(B)/throughput.svg $(B)/latency.svg $(B)/cost.svg tests/bench/charts/
 	$(keep) peers make peers
 	$(keep) per_client make per-client
 	$(keep) threads make threads

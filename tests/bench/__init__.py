@@ -5,7 +5,7 @@
     rounds       samples in turn, their medians and how far they lie apart
     tables       how every measurement is printed
     compare      the seven: `make compare`. extra has what only FULL=1 measures, report its tables,
-                 chart its picture
+                 chart its pictures
     peers        stage 7 beside other libraries: `make peers`
     nginx        its HTTP server beside nginx: `make http`
     threads      one loop beside several: `make threads`

@@ -141,9 +141,9 @@ def parse_arguments(arguments):
     parser.add_argument("--quick", action="store_true", help="does it work? The numbers are none")
     parser.add_argument("--build", type=pathlib.Path, default=load.BUILD,
                         help="where the programs are")
-    parser.add_argument("--json", type=pathlib.Path, help="where to write all numbers, and the"
-                        " curve beside them (default compare.json in the build directory)")
-    parser.add_argument("--no-charts", action="store_true", help="write no SVG file")
+    parser.add_argument("--json", type=pathlib.Path, help="where to write all numbers, and SVG"
+                        " charts beside it (default compare.json in the build directory)")
+    parser.add_argument("--no-charts", action="store_true", help="write no SVG files")
     options = parser.parse_args(arguments)
     options.json = options.json or options.build / "compare.json"
     options.rounds = options.rounds or (11 if options.full else 1 if options.quick else 5)
@@ -181,9 +181,9 @@ def main(arguments):
     comparison = compare(options)
     report.print_tables(comparison)
     print()
-    data = load.keep(options.json, "tests.bench.compare", arguments, report.numbers(comparison))
+    load.keep(options.json, "tests.bench.compare", arguments, report.numbers(comparison))
     if not options.no_charts:
-        chart.write(data, options.json.parent)
+        chart.main([str(options.json)])
     return 1 if comparison.broken else 0
 
 

@@ -164,10 +164,10 @@ def machine():
 
 
 def keep(path, script, arguments, numbers):
-    """Write what was measured as JSON, with where it comes from. Returns both."""
+    """Write what was measured as JSON, with where it comes from."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = {"command": shlex.join(["python3", "-m", script, *arguments]),
-            "date": datetime.date.today().isoformat(), "machine": machine(), **numbers}
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({
+        "command": shlex.join(["python3", "-m", script, *arguments]),
+        "date": datetime.date.today().isoformat(), "machine": machine(), **numbers},
+        indent=1) + "\n", encoding="utf-8")
     print(f"All numbers: {path}")
-    return data

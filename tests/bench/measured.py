@@ -6,7 +6,7 @@
 
 Beside each table stand the command, the machine and the date. Numbers of another machine are
 others, so nothing compares them; what is checked is that no stage, scenario or peer is missing, and
-that the picture is of the same day. Chapters quote the tables with <!-- measured NAME: TITLE -->
+that the pictures are of the same day. Chapters quote the tables with <!-- measured NAME: TITLE -->
 (tests/book/prose.py).
 """
 
@@ -18,7 +18,6 @@ import shlex
 import subprocess
 import sys
 
-from tests.bench import chart
 from tests.bench import load
 from tests.bench import peers
 from tests.bench import scenarios
@@ -42,8 +41,8 @@ EXPECTED = {  # what must be found in each section, and nothing may be missing
 
 NOT_PINNED = {"threads", "restart", "processes", "million"}  # several share the cores
 
-CURVE = PAGE.parent / "charts" / chart.NAME  # of "compare"
-DRAWN = load.STAGES[1:]  # 01-blocking serves one client, so there are no idle ones
+CHARTS = {"compare": ["idle-curve"], "full": ["throughput", "latency", "cost"]}  # of which run
+NOT_DRAWN = {"idle-curve": {"01-blocking"}}  # it serves one client, so there are no idle ones
 
 
 def sections():
@@ -90,11 +89,13 @@ def problems():
         for line in found.get(name, "").partition("```text")[2].splitlines():
             if len(line) > 80:
                 yield f"{PAGE.name}: {name}: wider than 80 columns: {line}"
-    drawn = CURVE.read_text("utf-8") if CURVE.exists() else ""
-    day = re.search(r" on (\d{4}-\d\d-\d\d): ", found.get("compare", ""))
-    for text in (*DRAWN, day[1] if day else "a day"):
-        if text not in drawn:
-            yield f"charts/{CURVE.name}: nothing about {text!r}; run: make measured"
+        day = re.search(r" on (\d{4}-\d\d-\d\d): ", found.get(name, ""))
+        for chart in CHARTS.get(name, []):
+            path = PAGE.parent / "charts" / f"{chart}.svg"
+            drawn = path.read_text("utf-8") if path.exists() else ""
+            for text in (*load.STAGES, day[1] if day else "a day"):
+                if text not in drawn and text not in NOT_DRAWN.get(chart, ()):
+                    yield f"charts/{path.name}: nothing about {text!r}; run: make measured"
 
 
 def main(arguments):

@@ -78,10 +78,6 @@ class Drawing:
             x, y = at or ((x0 + x1) / 2, (y0 + y1) / 2 - 7)
             self.text(x, y, words, "small quiet", anchor)
 
-    def dot(self, x, y, kind):
-        """A point."""
-        self.parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="3.5" class="{kind}"/>')
-
     def line(self, points, kind="arrow"):
         """A line without a head."""
         path = " ".join(f"{x:g},{y:g}" for x, y in points)
