@@ -34,6 +34,9 @@ previous = $(or $(filter 0$(shell expr $(1) - 1)-%,$(stages)),$(error stage $(1)
 
 asked = $(filter-out undefined,$(origin $(1)))
 
+# The tools are found from the current folder.
+unexport PYTHONSAFEPATH
+
 .DEFAULT_GOAL := all
 .PHONY: all help test lint format prose matrix compare peers http per-client threads restart \
   processes million story measured fuzz soak patches machines site style clean
@@ -224,4 +227,4 @@ clean:  ## remove what was built
 
 help:  ## this list
 	@sed -nE 's/^([a-z%-]+):.*  ## (([a-z]+-N): )?(.*)/\1|\3|\4/p' Makefile | \
-	  while IFS='|' read -r target name text; do printf '  make %-10s %s\n' "$${name:-$$target}" "$$text"; done
+	  while IFS='|' read -r target name text; do printf '  make %-10s %s\n' "$${name:-$$target}" "$$text" || exit; done

@@ -85,6 +85,15 @@ def error_line(lines):
     return (own or lines)[-1]
 
 
+def cure(code, program):
+    """What to do about a program that exec() refuses with this error; '' if we don't know."""
+    if code == errno.ENOEXEC:
+        return "; a script needs a first line such as #!/usr/bin/env python3"
+    if code == errno.EACCES and os.statvfs(program).f_flag & os.ST_NOEXEC:
+        return "; its folder is mounted noexec, and no program runs there"
+    return "; chmod +x makes it executable" if code == errno.EACCES else ""
+
+
 def plug(pipe):
     """Fill a pipe, so that the next who writes to it sleeps. Returns with how many bytes."""
     os.set_blocking(pipe, False)
@@ -164,9 +173,7 @@ class Server:
                 stderr=self.stderr_file if stderr is None else stderr, preexec_fn=prepare,
                 env={**os.environ, **(env or {})})
         except OSError as error:
-            hint = {errno.ENOEXEC: "; a script needs a first line such as #!/usr/bin/env python3",
-                    errno.EACCES: "; chmod +x makes it executable"}.get(error.errno, "")
-            raise NoStart(f"it cannot be run: {error.strerror}{hint}",
+            raise NoStart(f"it cannot be run: {error.strerror}{cure(error.errno, self.command[0])}",
                           expected="an executable file", sent=shlex.join(self.command)) from None
         self.pid, self.pids = self.process.pid, [self.process.pid]
 

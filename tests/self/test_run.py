@@ -150,7 +150,7 @@ class Hangs(WithSuites):
             subprocess.run(["sleep", "1000000"])""")
         self.assertIn("exit status -9", said)
         pid = re.search(r"was below it: (\d+) S in clock_nanosleep: sleep 1000000", said)[1]
-        harness.wait_for(lambda: kernel.state(int(pid)) in ("", "Z"), "it has ended")
+        harness.wait_for(lambda: kernel.is_over(int(pid)), "it has ended")
 
     def test_one_that_has_ended_and_left_a_process_with_its_stdout(self):
         said = self.require_one_failure("""
