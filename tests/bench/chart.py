@@ -181,14 +181,8 @@ def spread_labels(places, distance):
     return [(y - shift / max(len(placed), 1), what) for y, what in placed]
 
 
-def idle_curve(data):
-    """What a wake-up costs against how many clients are silent."""
-    found = curves(data)
-    if not found:
-        return None
-    svg = Svg("What a wake-up costs",
-              "Server CPU per message of the one client that talks, while others are connected and"
-              " silent")
+def axes(svg, found):
+    """Draw a grid in which all points fit. The axes, from clients to x and from us to y."""
     costs = [us for points, _ in found.values() for _, us in points]
     counts = [n for points, _ in found.values() for n, _ in points]
     bottom = 400
@@ -203,7 +197,18 @@ def idle_curve(data):
         svg.text(x(value), bottom + 20, f"{value:,}", "muted", "middle")
     svg.line([(x.begin, bottom), (x.end, bottom)], "axis")
     svg.text((x.begin + x.end) / 2, bottom + 40, "idle clients", "muted", "middle")
+    return x, y
 
+
+def idle_curve(data):
+    """What a wake-up costs against how many clients are silent."""
+    found = curves(data)
+    if not found:
+        return None
+    svg = Svg("What a wake-up costs",
+              "Server CPU per message of the one client that talks, while others are connected and"
+              " silent")
+    x, y = axes(svg, found)
     labels = []
     for stage, (points, end) in found.items():
         svg.line([(x(n), y(us)) for n, us in points], f"{css(stage)}-line")
@@ -225,18 +230,18 @@ def idle_curve(data):
 # ---- panels: a scenario each ---------------------------------------------------------------------
 
 
-def panels(data, svg, columns, draw, top=70, gap=20):
-    """Call draw(svg, results, x, y, width) for each scenario, in columns; it returns its height."""
+def panels(data, svg, draw):
+    """Call draw(svg, results, x, y, width) for each scenario, two a row; it returns its height."""
     keys = [key for key in PANELS if results(data, key)]
-    width = (WIDTH - 2 * MARGIN - (columns - 1) * 28) / columns
-    y = top
-    for first in range(0, len(keys), columns):
+    width = (WIDTH - 2 * MARGIN - 28) / 2
+    y = 70
+    for first in range(0, len(keys), 2):
         heights = []
-        for column, key in enumerate(keys[first:first + columns]):
+        for column, key in enumerate(keys[first:first + 2]):
             x = MARGIN + column * (width + 28)
             svg.text(x, y + 14, SHORT[key], "head")
             heights.append(draw(svg, results(data, key), x, y + 22, width))
-        y += 22 + max(heights) + gap
+        y += 22 + max(heights) + 20
     return svg
 
 
@@ -268,7 +273,7 @@ def throughput(data):
     """Messages per second of every stage and scenario."""
     svg = Svg("Throughput", "Messages per second. With both cores busy the load generator limits"
               " it too: compare CPU per message")
-    return panels(data, svg, 2, bars(lambda r: r["throughput"]["median"], number))
+    return panels(data, svg, bars(lambda r: r["throughput"]["median"], number))
 
 
 def latency(data):
@@ -299,7 +304,7 @@ def latency(data):
                 svg.dot(place, middle, css(stage), radius)
         return len(rows) * ROW + 14
 
-    return panels(data, svg, 2, draw)
+    return panels(data, svg, draw)
 
 
 def cost(data):
@@ -316,7 +321,7 @@ def cost(data):
             svg.text(x + width, y + i * ROW + 13, words, "", "end")
         return height
 
-    return panels(data, svg, 2, draw)
+    return panels(data, svg, draw)
 
 
 # ---- the command line ----------------------------------------------------------------------------

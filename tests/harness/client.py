@@ -8,7 +8,7 @@ import struct
 
 from tests.harness.course import KIB, MIB
 from tests.harness.messages import counted, difference, frame, show
-from tests.harness.verdict import Fail, Gone
+from tests.harness.verdict import Fail, Gone, NotTried
 from tests.harness.waiting import FAILSAFE, Deadline, Stillness
 from tests.outside import kernel
 
@@ -26,7 +26,7 @@ class Client:
     """One connection to a server. The socket is non-blocking; all waiting is in wait().
 
     rcvbuf and sndbuf fix the kernel's buffers (SO_RCVBUF before connect, so that the window never
-    grows beyond it). source is a loopback address to come from: one address has 28,000 ports.
+    grows beyond it). source is a loopback address to come from: each has 28,000 ports of its own.
     """
 
     def __init__(self, server, rcvbuf=None, sndbuf=None, source=None, wait=True):
@@ -51,6 +51,9 @@ class Client:
         code = self.sock.connect_ex((self.server.host, self.server.port))
         if code == errno.EINPROGRESS:
             code = self._connected()
+        if code == errno.EADDRNOTAVAIL:
+            raise NotTried("this machine has no port left for another client: sysctl "
+                           "net.ipv4.ip_local_port_range")
         if code == errno.ECONNRESET:
             self.lost = os.strerror(code)
         elif code:

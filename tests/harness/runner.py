@@ -1,5 +1,6 @@
 """Run many probes on many stages, a few at a time, and what to call the results."""
 
+import errno
 import os
 import select
 import signal
@@ -8,7 +9,7 @@ import sys
 
 from tests import harness
 from tests import probes
-from tests.harness.progress import progress  # scripts use it from here, too
+from tests.harness.progress import progress, say  # scripts use them from here, too
 from tests.outside import tracing
 
 JOBS = 2
@@ -92,6 +93,16 @@ def is_pipe(descriptor):
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
+def drop_what_cannot_be_written():
+    """To nobody, or on a full disk: Python would try again at its end, and complain."""
+    try:
+        if not reader_is_gone():
+            return sys.stdout.flush()
+    except OSError:
+        pass
+    return os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def not_twice(unraisable):
     """For what is thrown while a generator is closed: told to end once more, it says nothing."""
     if not isinstance(unraisable.exc_value, (SystemExit, KeyboardInterrupt)):
@@ -114,9 +125,13 @@ def main(function):
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"{error.filename or 'where this writes to'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):  # pressed twice: this is to be finished
             signal.signal(number, signal.SIG_IGN)
-        if reader_is_gone():  # what is not written yet goes nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        drop_what_cannot_be_written()
         harness.end_descendants()

@@ -110,7 +110,7 @@ def error_line(lines):
     """Which of a program's last lines says what went wrong? Many print a stack below it."""
     kinds = (r"\b[\w.:]*(Error|Exception)\b|\bpanic|what\(\):|\b[Aa]ssert|\b[Ff]atal",
              r"(?i)\berror\b|fail|cannot|can't|unable|denied|invalid|no such|not found")
-    stack = r"\s+(at|from|File)\b|Traceback|Node\.js v|\d+: \(|stack traceback|\s+\S+: in "
+    stack = r"\s+(at|from|File)\b|Traceback|Node\.js v|\d+: \(|stack traceback|\s+\S+: (in|at) "
     own = [line for line in lines if not re.match(stack, line)]
     for kind in kinds:
         if found := [line for line in own if re.search(kind, line)]:
@@ -126,7 +126,9 @@ def why_not(path, error):
     except OSError:
         return ""
     if error.errno == errno.EACCES:
-        return "; chmod +x makes it executable"
+        no_programs = os.statvfs(path).f_flag & os.ST_NOEXEC
+        return "; its folder is mounted noexec, and no program runs there" if no_programs else \
+            "; chmod +x makes it executable"
     if not begin:
         return "; the file is empty"
     if begin.startswith(b"\x7fELF"):

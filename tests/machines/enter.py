@@ -14,6 +14,7 @@ import argparse
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import pathlib
 import pwd
@@ -29,7 +30,8 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SKIPPED = 77
 NEWNS, NEWUSER, NEWPID, NEWNET = 0x20000, 0x10000000, 0x20000000, 0x40000000  # CLONE_... of sched.h
-MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NOEXEC, MS_REMOUNT = 1, 8, 32
+MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 4096, 8192, 16384, 1 << 18
 ODD = "it's a \"Käse\": 1, 2 "  # a quote of each kind, spaces, a colon, a letter outside ASCII
 GIB = 1 << 30
 # The control groups of version 1 and 2 that count memory.
@@ -92,6 +94,7 @@ def private_mounts():
     call("mount", "none", "/", None, MS_REC | MS_PRIVATE, None)
 
 
+@functools.cache  # a second one would have nothing of what was made of the first
 def own_network():
     """A network with nothing but a loopback interface: all ports are free."""
     unshare(NEWNET)
@@ -217,6 +220,30 @@ def no_shm(place):
     call("mount", new, "/dev", None, MS_BIND | MS_REC, None)
 
 
+def another(folder, place, flags, options):
+    """Mount a /tmp or /var/tmp that has nothing in it but what the machine is made of."""
+    if place.tree == ROOT and ROOT.is_relative_to(folder):
+        place.copy("course")
+    private_mounts()
+    new = place.temporary / folder.replace("/", "-")
+    new.mkdir()
+    call("mount", "none", new, "tmpfs", flags, options)
+    (new / place.temporary.name).mkdir()
+    call("mount", place.temporary, new / place.temporary.name, None, MS_BIND, None)
+    call("mount", new, folder, None, MS_MOVE, None)
+
+
+def noexec_tmp(place):
+    """no program runs in /tmp and /var/tmp, as on many servers"""
+    for folder in ("/tmp", "/var/tmp"):
+        another(folder, place, MS_NOEXEC, "mode=1777")
+
+
+def full_tmp(place):
+    """/tmp is full"""
+    another("/tmp", place, 0, "mode=1777,size=64k")
+
+
 def hidepid(_place):
     """/proc shows the user's own processes and no others"""
     if os.getuid() != 0:
@@ -247,6 +274,21 @@ def no_ipv6(_place):
             setting.write_text("1", encoding="ascii")
         except OSError as error:
             raise Unavailable(f"{setting}: {error.strerror}") from None
+
+
+def few_ports(_place):
+    """1,000 ports for clients, in a network of its own"""
+    own_network()
+    setting = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range")
+    setting.write_text("40000 40999", encoding="ascii")
+
+
+def small_mtu(_place):
+    """packets of 1,500 bytes, also on the loopback"""
+    own_network()
+    with socket.socket() as any_socket:
+        request = struct.pack("16si12x", b"lo", 1500)
+        fcntl.ioctl(any_socket, 0x8922, request)  # SIOCSIFMTU
 
 
 def one_cpu(_place):
@@ -292,6 +334,16 @@ def ascii_only(_place):
 def far_away(_place):
     """14 hours ahead of Greenwich"""
     os.environ["TZ"] = "Pacific/Kiritimati"
+
+
+def strict_python(_place):
+    """Python leaves out docstrings and asserts, and a warning is an error"""
+    os.environ.update(PYTHONOPTIMIZE="2", PYTHONWARNINGS="error")
+
+
+def preloads(_place):
+    """a library is loaded into every program, and it is not there"""
+    os.environ["LD_PRELOAD"] = "/nonexistent/lib.so"
 
 
 def no_git(place):
@@ -348,17 +400,27 @@ def no_reader(_place):
     os.close(writing)
 
 
+def full_disk(_place):
+    """stdout is a file on a disk that is full"""
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, 1)
+    os.close(full)
+
+
 # In the order in which they must be made: what needs privileges or the old tree, first.
 MACHINES = {
     "odd-path": odd_path, "tarball": other_tree,
     "german": german, "latin-1": latin_1, "ascii": ascii_only, "far-away": far_away,
+    "strict-python": strict_python, "preloads": preloads,
     "bare": bare, "no-git": no_git,
     "1-gib": gib, "one-cpu": one_cpu,
     "soft-1024": soft_1024, "hard-1024": hard_1024, "hard-4096": hard_4096,
-    "no-ipv6": no_ipv6, "no-shm": no_shm, "hidepid": hidepid, "read-only": read_only,
+    "no-ipv6": no_ipv6, "few-ports": few_ports, "small-mtu": small_mtu, "noexec-tmp": noexec_tmp,
+    "full-tmp": full_tmp, "no-shm": no_shm, "hidepid": hidepid, "read-only": read_only,
     "user": user, "umask-077": umask_077,
     "no-inet6": no_inet6, "no-ptrace": no_ptrace,
     "no-stdin": closed(0), "no-stdout": closed(1), "no-stderr": closed(2), "no-reader": no_reader,
+    "full-disk": full_disk,
 }
 
 
@@ -399,7 +461,7 @@ def main():
     options = arguments.parse_args()
     if not options.command:
         for name, make in MACHINES.items():
-            print(f"{name:10} {make.__doc__}")
+            print(f"{name:14} {make.__doc__}")
         return 2 if options.names else 0
     names = options.names.split("+")
     unknown = set(names) - set(MACHINES)

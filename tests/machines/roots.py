@@ -28,6 +28,7 @@ QUICK = {
     "build": "make", "step": "make step-1", "check": "make check-4", "trace": "make trace-4",
     "break": "make break-1", "sim": "make -s build/sim && python3 -m tests.self.run sim",
     "unit": "make -s build/unit && python3 -m tests.self.run unit",
+    "chapter": "make -s && python3 -m tests.book.commands 02-select/README.md",
     "corpus": "python3 -m tests.self.run 'fuzz corpus'", "lint": "make lint",
     "quick": "python3 -m tests.bench.compare --quick --no-charts",
 }

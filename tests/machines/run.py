@@ -60,10 +60,14 @@ FULL = {
 }
 MACHINES = ["soft-1024", "hard-1024", "hard-4096", "no-ipv6", "no-inet6", "no-ptrace", "no-shm",
             "hidepid+user", "one-cpu", "1-gib", "read-only", "odd-path", "tarball+no-git", "bare",
-            "german", "latin-1", "ascii", "far-away", "user+umask-077", "no-stdin", "no-stdout",
-            "no-stderr", "no-reader"]
+            "german", "latin-1", "ascii", "far-away", "strict-python", "preloads", "noexec-tmp",
+            "full-tmp", "few-ports", "small-mtu", "user+umask-077", "no-stdin", "no-stdout",
+            "no-stderr", "no-reader", "full-disk"]
+# What README.md shows of each machine.
+SHOWN = ("step", "check", "break", "trace", "diff", "rows", "prose", "compare")
 # Where a command may end with another status than 0, if it says this.
 NEEDS = {
+    **{("full-disk", name): "No space left on device" for name in QUICK},
     ("bare", "trace"): "strace is missing: apt-get install strace",
     ("no-ptrace", "trace"): "strace needs ptrace(), and this machine forbids it",
     ("no-stdout", "diff"): "sed: couldn't close stdout: Bad file descriptor",
@@ -140,7 +144,7 @@ def cell(result):
 def table(results):
     """A line for each machine, a column for each command."""
     found = dict.fromkeys(name for _, name in results)
-    names = [name for name in dict.fromkeys([*QUICK, *FULL, *found]) if name in found]
+    names = [name for name in dict.fromkeys([*SHOWN, *found]) if name in found]
     lines = [f"| machine | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for machine in dict.fromkeys(machine for machine, _ in results):
         cells = [cell(results[machine, name]) if (machine, name) in results else ""
@@ -188,7 +192,7 @@ def keep(results):
     order = [m for m in MACHINES if any(m == machine for machine, _ in known)]
     order += [m for m, _ in known if m not in order]
     return {(machine, name): known[machine, name] for machine in dict.fromkeys(order)
-            for name in [*QUICK, *FULL] if (machine, name) in known}
+            for name in SHOWN if (machine, name) in known}
 
 
 def main():

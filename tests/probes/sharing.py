@@ -117,15 +117,16 @@ def one_turn(stage):
 
 
 def crowd(server, count):
-    """`count` clients, from several loopback addresses, because one has only 28,000 ports.
+    """`count` clients, from several loopback addresses, because one may have few ports.
 
     Fewer where nobody accepts them, and the queue has no room for more.
     """
     own = 1 + os.getpid() % 250  # other probes run at the same time
     clients = []
     try:
-        for i in range(count):
-            clients.append(server.connect(source=f"127.{own}.0.{2 + i // 5000}"))
+        for _ in range(count):
+            source = f"127.{own}.0.{2 + len(server.clients) // 500}"
+            clients.append(server.connect(source=source))
     except QueueFull:
         if len(clients) < 2:
             raise

@@ -387,12 +387,17 @@ def short(stage, most):
 
 
 def one_byte_moves(stage, rules):
-    """Frames and half-closes under these rules."""
+    """Frames and half-closes under these rules.
+
+    Stage 5 drops a client for which the kernel's buffers are too small, and each byte that is sent
+    alone takes as much room there as some hundred bytes: where a packet of the loopback is small
+    (an MTU of 1,500), 340 fill it.
+    """
     # The kernel does not say EINTR of a non-blocking socket, and a reader's runtime may rely on it.
     interrupted = "recv:%7:EINTR send:%5:EINTR " if stage.own else ""
     server, shim = start(stage, interrupted + rules, "each call moved 1 byte")
     before = at_rest(stage, server)
-    for size in (0, 1, 300, 5000):
+    for size in (0, 1, 100) if stage.number == 5 else (0, 1, 300, 5000):
         client = server.connect()
         payload = pattern(size)
         client.roundtrip(payload)

@@ -12,6 +12,7 @@
 #include <functional>
 #include <gtest/gtest.h>
 #include <netinet/tcp.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -244,7 +245,7 @@ TEST(SayTest, ADiskThatIsFullIsNoEnd) {
 }
 
 TEST(SayTest, AFileThatMayNotGrowIsNoSignal) {
-    EXPECT_EXIT(with_stderr(Fd{open("/tmp", O_TMPFILE | O_WRONLY, 0600)},
+    EXPECT_EXIT(with_stderr(Fd{memfd_create("log", MFD_CLOEXEC)},
                             [] {
                                 rlimit limit{.rlim_cur = 6, .rlim_max = 6};
                                 setrlimit(RLIMIT_FSIZE, &limit);
@@ -329,15 +330,15 @@ TEST(AddressTest, OfASocketAndOfItsPeer) {
 }
 
 TEST(AddressTest, OfAnotherFamilyIsAQuestionMark) {
-    sockaddr_un name{.sun_family = AF_UNIX,
-                     .sun_path = {}};  // 110 bytes; an Address has room for 28
-    std::snprintf(name.sun_path, sizeof name.sun_path, "/tmp/%099d", static_cast<int>(getpid()));
+    // 110 bytes; an Address has room for 28. It begins with a 0, so it is no file (unix(7)).
+    sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
+    std::snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "%0106d",
+                  static_cast<int>(getpid()));
     Fd listener{socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&name), sizeof name), 0);
     ASSERT_EQ(listen(listener.get(), 1), 0);
     Fd client{socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     ASSERT_EQ(::connect(client.get(), reinterpret_cast<sockaddr*>(&name), sizeof name), 0);
-    unlink(name.sun_path);
     EXPECT_EQ(peer_name(client.get()), "?");
     EXPECT_EQ(to_string(local_address(listener.get())), "?");
 }
