@@ -49,7 +49,7 @@ ABORTED = (  # SIGABRT with these words: what to look at, and what to write
     (r"^\*\*\* |free\(\)|alloc\(\)|chunk|corrupt",
      "memory that it writes to and does not own: -fsanitize=address names the line",
      "look at the length of each copy into a buffer, and at what is freed twice"),
-    ("", "abort(3): who calls it, and why without a word? ", ""),
+    ("", "abort(3): who calls it, and why? ", ""),
 )
 ASLEEP = (  # what to look at when all sleep in these calls, and a client's bytes are there
     ({"accept", "accept4"},

@@ -539,7 +539,7 @@ class Words(unittest.TestCase):
                 ("free(): double free detected in tcache 2", "what is freed twice")):
             self.assertIn(words, self.dead(-signal.SIGABRT, said))
             self.assertNotIn("gdb", self.dead(-signal.SIGABRT, said))
-        self.assertIn("without a word? gdb --args", self.dead(-signal.SIGABRT))
+        self.assertIn("and why? gdb --args", self.dead(-signal.SIGABRT))
 
     def test_where_there_is_no_debugger_it_says_how_to_get_it(self):
         for code in (-signal.SIGSEGV, 128 + signal.SIGSEGV):  # as a shell tells it
