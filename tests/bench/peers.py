@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import pathlib
 import shlex
 import subprocess
@@ -26,6 +25,7 @@ from tests.bench import rounds
 from tests.bench import scenarios
 from tests.bench import tables
 from tests.harness import runner
+from tests.harness.course import CXX
 
 SOURCES = load.ROOT / "tests" / "bench" / "peers"
 RAW = "raw_epoll"
@@ -54,7 +54,7 @@ def build(peer):
     if target.exists() and target.stat().st_mtime > max(
             f.stat().st_mtime for f in (source, SOURCES / "echo.h")):
         return None
-    command = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-Wall", "-Wextra", "-Wpedantic",
+    command = [*CXX, "-std=c++20", "-O2", "-Wall", "-Wextra", "-Wpedantic",
                "-I.", f"-DSPIN_US={50 if peer == SPIN else 0}", str(source), *libraries.split(),
                "-o", str(target)]
     done = subprocess.run(command, cwd=load.ROOT, capture_output=True, encoding="utf-8",

@@ -11,7 +11,6 @@ the same for both and are not counted.
 
 import argparse
 import contextlib
-import os
 import pathlib
 import re
 import subprocess
@@ -21,6 +20,7 @@ from tests.bench import load
 from tests.bench import rounds
 from tests.bench.tables import table
 from tests.harness import runner
+from tests.harness.course import CXX
 from tests.outside import kernel
 
 SOURCE = load.ROOT / "tests" / "bench" / "peers" / "thread_per_client.cpp"
@@ -34,7 +34,7 @@ def build():
     """Compile the server with the threads. Is it there?"""
     target = load.BUILD / "peers" / THREADS
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-I.", "-pthread", str(SOURCE),
+    command = [*CXX, "-std=c++20", "-O2", "-I.", "-pthread", str(SOURCE),
                "-o", str(target)]
     return subprocess.run(command, cwd=load.ROOT, check=False).returncode == 0
 

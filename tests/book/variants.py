@@ -9,13 +9,13 @@ event, a timer, or the buffer that waits to be sent. test_variants.py builds the
 """
 
 import argparse
-import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
 
+from tests.harness.course import CXX
 from tests.mutants.patch import Patch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def build(name, tree):
         shutil.copytree(ROOT / part, tree / part)
     Patch(PATCHES / f"{name}.patch").apply(tree)
     library = [f"{folder}/evloop.cpp"] if folder == "07-evloop" else []
-    subprocess.run([os.environ.get("CXX", "g++"), "-std=c++20", "-Wall", "-Wextra", "-Wpedantic",
+    subprocess.run([*CXX, "-std=c++20", "-Wall", "-Wextra", "-Wpedantic",
                     "-Werror", "-I.", f"{folder}/server.cpp", *library, "-o", "server",
                     "-pthread"], cwd=tree, check=True)
     return tree / "server"
