@@ -112,7 +112,7 @@ diff-%:  ## diff-N: what stage N changes in the one before; FULL=1: the whole fi
 	  $(B)/diff/$(call previous,$*).cpp $(B)/diff/$(call stage,$*).cpp; \
   status=$$?; test $$status -le 1 || exit $$status
 
-check-%:  ## check-N: every probe of stage N; SERVER=./mine checks your own, HINT=7 helps
+check-%:  ## check-N: every probe of stage N; SERVER=./mine for your own, HINT=7
 	@$(if $(call asked,SERVER),$(if $(SERVER),,$(error SERVER= is empty)))
 	@$(if $(SERVER),$(if $(shell command -v $(CXX)),$(MAKE) --no-print-directory -s $(B)/shim.so),\
 	  $(MAKE) --no-print-directory -s $(B)/$(call stage,$*) $(B)/shim.so)
@@ -155,7 +155,7 @@ peers: all  ## stage 7 beside libevent, libuv, libev, Asio, and no library
 http: all  ## 07-http beside nginx, under wrk; SLICES=10
 	@$(PYTHON) -m tests.bench.nginx --build $(B) $(if $(SLICES),--slices $(SLICES))
 
-story: all  ## the same clients on all seven, recorded: the cover picture and the page
+story: all  ## the same clients on all seven, recorded anew: cover and page
 	@$(PYTHON) -m tests.story.record --build $(B) $(if $(DRAW),--draw)
 
 per-client: all  ## a thread for each client beside stage 4: memory, switches, p99
@@ -164,18 +164,18 @@ per-client: all  ## a thread for each client beside stage 4: memory, switches, p
 threads: all  ## stage 7 with several loops: how connections spread; the gain
 	@$(PYTHON) -m tests.bench.threads --build $(B)
 
-restart: all  ## servers replaced behind HAProxy, and without it, while requests go on
+restart: all  ## servers replaced while requests go on, alone and behind HAProxy
 	@$(PYTHON) -m tests.beyond.restart --build $(B) $(ARGS)
 
-processes: all  ## four processes on one port: balance, caches, and who is lost in a crash
+processes: all  ## four processes on one port: balance, caches, losses in a crash
 	@$(PYTHON) -m tests.beyond.processes --build $(B)
 
-million: all  ## as many idle clients as this machine holds, and what each costs; CLIENTS=20000
+million: all  ## as many idle clients as fit, what each costs; CLIENTS=20000
 	@$(PYTHON) -m tests.beyond.million --build $(B) $(if $(CLIENTS),--clients $(CLIENTS)) $(ARGS)
 
 # For a quiet machine: it takes about half an hour.
 keep := $(PYTHON) -m tests.bench.measured --keep
-measured: all $(B)/shim.so  ## all measurements, into tests/bench/MEASURED.md and tests/bench/charts
+measured: all $(B)/shim.so  ## all measurements, into tests/bench (MEASURED.md and charts/)
 	$(keep) compare make compare
 	cp $(B)/idle-curve.svg tests/bench/charts/
 	$(keep) full make compare FULL=1
@@ -201,7 +201,7 @@ patches:  ## each promise of the library taken away; which test notices
 test: all $(B)/unit $(B)/sim $(B)/shim.so  ## all tests; BUSY=20: beside as many busy processes
 	@$(PYTHON) -m tests.self.run --build $(B) $(if $(BUSY),--busy $(BUSY))
 
-machines:  ## the README's commands on machines unlike this one; ONLY=no-ipv6,user
+machines:  ## the README's commands on odd machines; ONLY=no-ipv6,user
 	@$(PYTHON) -m tests.machines.run $(if $(ONLY),--only $(ONLY))
 
 lint:  ## formatting, static analysis, the prose against the code

@@ -225,18 +225,18 @@ def idle_curve(data):
 # ---- panels: a scenario each ---------------------------------------------------------------------
 
 
-def panels(data, svg, columns, draw, top=70, gap=20):
-    """Call draw(svg, results, x, y, width) for each scenario, in columns; it returns its height."""
+def panels(data, svg, draw):
+    """Call draw(svg, results, x, y, width) for each scenario, two a row; it returns its height."""
     keys = [key for key in PANELS if results(data, key)]
-    width = (WIDTH - 2 * MARGIN - (columns - 1) * 28) / columns
-    y = top
-    for first in range(0, len(keys), columns):
+    width = (WIDTH - 2 * MARGIN - 28) / 2
+    y = 70
+    for first in range(0, len(keys), 2):
         heights = []
-        for column, key in enumerate(keys[first:first + columns]):
+        for column, key in enumerate(keys[first:first + 2]):
             x = MARGIN + column * (width + 28)
             svg.text(x, y + 14, SHORT[key], "head")
             heights.append(draw(svg, results(data, key), x, y + 22, width))
-        y += 22 + max(heights) + gap
+        y += 22 + max(heights) + 20
     return svg
 
 
@@ -268,7 +268,7 @@ def throughput(data):
     """Messages per second of every stage and scenario."""
     svg = Svg("Throughput", "Messages per second. With both cores busy the load generator limits"
               " it too: compare CPU per message")
-    return panels(data, svg, 2, bars(lambda r: r["throughput"]["median"], number))
+    return panels(data, svg, bars(lambda r: r["throughput"]["median"], number))
 
 
 def latency(data):
@@ -299,7 +299,7 @@ def latency(data):
                 svg.dot(place, middle, css(stage), radius)
         return len(rows) * ROW + 14
 
-    return panels(data, svg, 2, draw)
+    return panels(data, svg, draw)
 
 
 def cost(data):
@@ -316,7 +316,7 @@ def cost(data):
             svg.text(x + width, y + i * ROW + 13, words, "", "end")
         return height
 
-    return panels(data, svg, 2, draw)
+    return panels(data, svg, draw)
 
 
 # ---- the command line ----------------------------------------------------------------------------

@@ -12,12 +12,11 @@ varies between the rounds is printed as "=". tests/bench/MEASURING.md says how t
 
 import argparse
 import contextlib
-import json
 import pathlib
-import subprocess
 import sys
 
 from tests import harness
+from tests.bench import chart
 from tests.bench import extra
 from tests.bench import load
 from tests.bench import report
@@ -134,8 +133,9 @@ def parse_arguments(arguments):
     """The options of this script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stages", type=numbered_stages, default=load.STAGES, metavar="4,5")
-    parser.add_argument("--scenarios", metavar="KEY,KEY", help="of: "
-                        + " ".join(s.key for s in scenarios.SCENARIOS))
+    keys = [s.key for s in scenarios.SCENARIOS]
+    parser.add_argument("--scenarios", type=load.some_of(keys), metavar="KEY,KEY",
+                        help="of: " + " ".join(keys))
     parser.add_argument("--rounds", type=int, help="of all stages (default 5, with --full 11)")
     parser.add_argument("--full", action="store_true", help="everything, in about 15 minutes")
     parser.add_argument("--quick", action="store_true", help="does it work? The numbers are none")
@@ -148,13 +148,9 @@ def parse_arguments(arguments):
     options.json = options.json or options.build / "compare.json"
     options.rounds = options.rounds or (11 if options.full else 1 if options.quick else 5)
 
-    keys = options.scenarios.split(",") if options.scenarios else [
-        s.key for s in scenarios.SCENARIOS if options.full or not s.full]
-    unknown = set(keys) - {s.key for s in scenarios.SCENARIOS}
-    if unknown:
-        parser.error(f"--scenarios: unknown: {', '.join(sorted(unknown))}")
-    chosen = tuple(s for s in scenarios.SCENARIOS if s.key in keys)
-    options.chosen = tuple(map(scenarios.smaller, chosen)) if options.quick else chosen
+    chosen = [s for s in scenarios.SCENARIOS
+              if (s.key in options.scenarios if options.scenarios else options.full or not s.full)]
+    options.chosen = [*map(scenarios.smaller, chosen)] if options.quick else chosen
     return options
 
 
@@ -176,28 +172,18 @@ def compare(options):
     return comparison
 
 
-def write_charts(path):
-    """The pictures beside the JSON, drawn by tests/bench/chart.py."""
-    subprocess.run([sys.executable, "-m", "tests.bench.chart", str(path.resolve()), "--out",
-                    str(path.resolve().parent)], cwd=load.ROOT, check=False)
-
-
 def main(arguments):
     """Exit status 0 if every byte came back; what a stage cannot do by design is no failure."""
     options = parse_arguments(arguments)
     load.use_build(options.build)
-    missing = [name for name in ("load", *options.stages) if not (load.BUILD / name).exists()]
-    if missing:
-        print(f"not in {load.BUILD}: {' '.join(missing)}. Run make first.", file=sys.stderr)
+    if load.is_missing("load", *options.stages):
         return 2
     comparison = compare(options)
     report.print_tables(comparison)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(report.as_json(comparison, arguments), indent=1) + "\n",
-                            encoding="utf-8")
-    print(f"\nAll numbers: {options.json}")
+    print()
+    load.keep(options.json, "tests.bench.compare", arguments, report.numbers(comparison))
     if not options.no_charts:
-        write_charts(options.json)
+        chart.main([str(options.json)])
     return 1 if comparison.broken else 0
 
 

@@ -11,6 +11,9 @@ from tests.bench.rounds import per_message
 from tests.harness import frame
 from tests.outside import kernel
 
+STALLED, STALLED_BYTES = 50, 12 << 20  # clients that never read, and the most that each may send
+BURSTS = 300
+
 
 def connect(port):
     """A client with a small receive buffer: the kernel's default would take megabytes."""
@@ -70,17 +73,17 @@ def beside_slow_reader(stage):
                 "said": session.server.stderr().strip()}
 
 
-def stalled_memory(stage, clients=50, most=12 << 20):
+def stalled_memory(stage):
     """Bytes of memory per client that sends and never reads, and whether others are served."""
-    data = memoryview(frame(bytes(65528)) * (most >> 16))
+    data = memoryview(frame(bytes(65528)) * (STALLED_BYTES >> 16))
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(load.Session(load.command_of(stage)))
         before = kernel.memory_kib(session.server.pid)
-        sockets = [stack.enter_context(connect(session.server.port)) for _ in range(clients)]
+        sockets = [stack.enter_context(connect(session.server.port)) for _ in range(STALLED)]
         sent, lost = push(sockets, data)
         result = session.run({"count": 100})
         grown = kernel.memory_kib(session.server.pid) - before
-        return {"clients": clients, "bytes": grown * 1024 / clients,
+        return {"clients": STALLED, "bytes": grown * 1024 / STALLED,
                 "sent": sent, "dropped": lost, "others": result["why"] or "served"}
 
 
@@ -106,12 +109,12 @@ def push(sockets, data):
     return sum(at.values()), lost
 
 
-def burst_calls(stage, bursts=300):
+def burst_calls(stage):
     """Calls for one burst of 64 KiB on an otherwise idle connection."""
     if not load.has_shim():
         return {}
     with load.shim_session(stage) as session:
-        result = session.run({"size": 65528, "count": bursts})
+        result = session.run({"size": 65528, "count": BURSTS})
         return {} if result["why"] else per_message(result)
 
 

@@ -1,18 +1,21 @@
 """A server and the load generator beside it: `build/load`, phase after phase."""
 
+import argparse
 import contextlib
+import datetime
 import json
 import os
 import pathlib
-import platform
 import select
+import shlex
 import subprocess
+import sys
 
 from tests import harness
-from tests.outside import shim
+from tests.outside import host, shim
 
 ROOT = pathlib.Path(harness.ROOT)
-BUILD = ROOT / os.environ.get("BUILD", "build")  # --build changes it
+BUILD = pathlib.Path(harness.BUILD)  # --build changes it
 STAGES = tuple(harness.STAGES.values())
 PHASE_SECONDS = 120  # for one phase of the generator, which has shorter deadlines of its own
 WRONG = "WRONG BYTES"
@@ -25,23 +28,35 @@ def use_build(path):
     BUILD = pathlib.Path(path).resolve()
 
 
+def is_missing(*names):
+    """Says which of these programs are not built, if one is not."""
+    missing = [name for name in names if not (BUILD / name).exists()]
+    if missing:
+        print(f"not in {BUILD}: {' '.join(missing)}. Run make first.", file=sys.stderr)
+    return bool(missing)
+
+
+def some_of(known):
+    """For argparse, the type of an option that names some of these, with commas between them."""
+    def parse(text):
+        if unknown := sorted(set(text.split(",")) - set(known)):
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
+        return [one for one in known if one in text.split(",")]
+
+    return parse
+
+
 def cpus():
     """One core for the server and one for the load, if there are two."""
     usable = sorted(os.sched_getaffinity(0))
     return (usable[0], usable[1]) if len(usable) > 1 else (None, None)
 
 
-def pinned_child(cpu):
-    """For preexec_fn: on this core, with all descriptors it may have, and gone when we are."""
-    starter = os.getpid()
-
-    def prepare():
-        harness.die_with_parent(starter)
-        harness.raise_fd_limit()
-        if cpu is not None:
-            os.sched_setaffinity(0, {cpu})
-
-    return prepare
+def pinned(command, cpu):
+    """How to run it on this core, with all descriptors it may have, until this process ends."""
+    harness.raise_fd_limit()  # for us, as it is inherited
+    core = [] if cpu is None else ["taskset", "--cpu-list", str(cpu)]
+    return [*core, *harness.tied(command)]
 
 
 def command_of(stage):
@@ -65,11 +80,10 @@ class Session:
     def __enter__(self):
         self.server = server(self.command, self.server_env)
         try:
-            self.process = subprocess.Popen(
-                [str(BUILD / "load"), "--port", str(self.server.port),
-                 "--pid", str(self.server.pid), "--patience", str(PATIENCE_MS), "--lines", "1"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.env,
-                preexec_fn=pinned_child(cpus()[1]))
+            command = [BUILD / "load", "--port", self.server.port, "--pid", self.server.pid,
+                       "--patience", PATIENCE_MS, "--lines", 1]
+            self.process = subprocess.Popen(pinned(command, cpus()[1]), stdin=subprocess.PIPE,
+                                            stdout=subprocess.PIPE, env=self.env)
         except BaseException:
             self.server.close()
             raise
@@ -94,6 +108,13 @@ class Session:
             raise RuntimeError(f"build/load ended with {self.process.wait()} in: {line}")
         result = json.loads(answer) if ready else {"failed": f"no end within {PHASE_SECONDS} s"}
         result["why"] = why_not(result, self.server.stderr())
+        return result
+
+    def measure(self, options):
+        """The same, but the end of the script where it counts for nothing."""
+        result = self.run(options)
+        if result["why"]:
+            sys.exit(f"{shlex.join(map(str, self.command))}: {result['why']}")
         return result
 
     def has_answered(self):
@@ -136,10 +157,17 @@ def has_shim():
 
 def machine():
     """Where the numbers come from."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    server, load = cpus()
-    return {"cpu": models[0] if models else platform.machine(), "cores": os.cpu_count(),
-            "kernel": f"{platform.system()} {platform.release()}",
-            "pinned": f"server to core {server}, load to core {load}" if server is not None
+    first, second = cpus()
+    return {"cpu": host.cpu(), "cores": os.cpu_count(), "kernel": host.system(),
+            "pinned": f"server to core {first}, load to core {second}" if first is not None
             else "one core for both"}
+
+
+def keep(path, script, arguments, numbers):
+    """Write what was measured as JSON, with where it comes from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({
+        "command": shlex.join(["python3", "-m", script, *arguments]),
+        "date": datetime.date.today().isoformat(), "machine": machine(), **numbers},
+        indent=1) + "\n", encoding="utf-8")
+    print(f"All numbers: {path}")

@@ -18,9 +18,7 @@ request: variables, phases, filters, its log. MEASURING.md says how to read such
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import http.client
-import json
 import os
 import pathlib
 import re
@@ -153,10 +151,10 @@ class Nginx:
         path = pathlib.Path(self.folder.name, "nginx.conf")
         page = re.sub(r"([\\'])", r"\\\1", self.page.decode())
         path.write_text(CONFIGURATION % {"port": self.port, "page": page}, encoding="utf-8")
-        self.process = subprocess.Popen(
-            [shutil.which("nginx", path=PATH), "-p", self.folder.name, "-c", str(path),
-             "-e", "stderr"], stdin=subprocess.DEVNULL,
-            preexec_fn=load.pinned_child(load.cpus()[0]))
+        command = [shutil.which("nginx", path=PATH), "-p", self.folder.name, "-c", path,
+                   "-e", "stderr"]
+        self.process = subprocess.Popen(load.pinned(command, load.cpus()[0]),
+                                        stdin=subprocess.DEVNULL)
         deadline = harness.Deadline(START_SECONDS, self.process.pid)
         while self.process.poll() is None and not deadline.passed():
             with contextlib.suppress(ConnectionRefusedError):
@@ -242,14 +240,14 @@ def wrk(scenario, port, script):
                "--timeout", "10s", "-s", script, f"http://127.0.0.1:{port}{scenario.path}"]
     if scenario.close:
         command[1:1] = ["-H", "Connection: close"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False,
-                          preexec_fn=load.pinned_child(load.cpus()[1]))
+    done = subprocess.run(load.pinned(command, load.cpus()[1]), capture_output=True,
+                          encoding="utf-8", check=False)
     found = re.search(r"^seen\t(.*)", done.stdout, re.M)
     if not found:
-        raise RuntimeError(f"{shlex.join(command)}: {done.stdout}{done.stderr}")
+        sys.exit(f"{shlex.join(command)}: {done.stdout}{done.stderr}")
     requests, duration, p50, p99, errors = (float(n) for n in found[1].split())
     if errors or not requests:
-        raise RuntimeError(f"{shlex.join(command)}: {requests:.0f} requests, {errors:.0f} errors")
+        sys.exit(f"{shlex.join(command)}: {requests:.0f} requests, {errors:.0f} errors")
     return {"requests": requests, "seconds": duration / 1e6, "p50_us": p50, "p99_us": p99}
 
 
@@ -264,7 +262,7 @@ def measure(server, scenario, script):
 
 def compare(servers, scenario, slices, progress):
     """{name: [slice, ...]}: the two in turn."""
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+    with tempfile.NamedTemporaryFile("w", suffix=".lua", encoding="utf-8") as script:
         script.write(SCRIPT % {"depth": scenario.depth})
         script.flush()
         return rounds.in_turn(slices, NAMES,
@@ -303,15 +301,14 @@ def parse_arguments(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=pathlib.Path, default=load.BUILD)
     parser.add_argument("--slices", type=int, default=10, help="of each server and scenario")
-    parser.add_argument("--scenarios", default=",".join(s.key for s in SCENARIOS), help="of: "
-                        + " ".join(s.key for s in SCENARIOS))
+    keys = [s.key for s in SCENARIOS]
+    parser.add_argument("--scenarios", type=load.some_of(keys), default=keys,
+                        help="of: " + " ".join(keys))
     parser.add_argument("--json", type=pathlib.Path, help="default: http.json in --build")
     options = parser.parse_args(arguments)
-    keys = options.scenarios.split(",")
-    if options.slices < 1 or set(keys) - {s.key for s in SCENARIOS}:
-        parser.error("at least one slice, and of these scenarios: "
-                     + " ".join(s.key for s in SCENARIOS))
-    options.chosen = [s for s in SCENARIOS if s.key in keys]
+    if options.slices < 1:
+        parser.error("--slices: at least one")
+    options.chosen = [s for s in SCENARIOS if s.key in options.scenarios]
     return options
 
 
@@ -322,7 +319,7 @@ def version():
     return done.stderr.strip().rpartition("/")[2]
 
 
-def run(options):
+def run(options, arguments):
     """Check, measure, print. Exit status 0 if all was measured."""
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(http_server())
@@ -342,13 +339,10 @@ def run(options):
     print(table(results, "cpu_us", f"Server CPU per request, in us: {ratio}", 2), end="\n\n")
     print(table(results, "rate", f"Requests per second: {ratio}", 0))
     print(waited(results))
-    path = options.json or load.BUILD / "http.json"
-    path.write_text(json.dumps({
-        "date": datetime.date.today().isoformat(), "machine": load.machine(),
+    print(f"\nnginx {version()}, one process; pages of {len(page)} bytes")
+    load.keep(options.json or load.BUILD / "http.json", "tests.bench.nginx", arguments, {
         "nginx": version(), "slices": options.slices,
-        "scenarios": [dataclasses.asdict(s) | {"results": results[s]} for s in results]},
-        indent=1) + "\n", encoding="utf-8")
-    print(f"\nnginx {version()}, one process; pages of {len(page)} bytes\nAll numbers: {path}")
+        "scenarios": [dataclasses.asdict(s) | {"results": results[s]} for s in results]})
     return 0
 
 
@@ -361,10 +355,9 @@ def main(arguments):
     if missing:
         print(f"nothing measured: apt-get install {' '.join(missing)}", file=sys.stderr)
         return 2
-    if not (load.BUILD / NAMES[0]).exists():
-        print(f"not in {load.BUILD}: {NAMES[0]}. Run make first.", file=sys.stderr)
+    if load.is_missing(NAMES[0]):
         return 2
-    return run(options)
+    return run(options, arguments)
 
 
 if __name__ == "__main__":

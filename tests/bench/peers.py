@@ -13,10 +13,7 @@ read it. 04-epoll-lt is there for orientation: it does not look for frames.
 import argparse
 import contextlib
 import dataclasses
-import datetime
-import json
 import pathlib
-import shlex
 import subprocess
 import sys
 
@@ -48,22 +45,25 @@ NAMES = {"c1": "1 conn", "c100": "100", "c1000": "1,000", "flight": "50 x 64",
 def build(peer):
     """Compile a peer. What is missing, or None."""
     libraries, package = LIBRARIES[peer]
-    target = load.BUILD / "peers" / peer
+    wrong = compiled(peer, RAW if peer == SPIN else peer, *libraries.split(),
+                     f"-DSPIN_US={50 if peer == SPIN else 0}")
+    if package and "No such file" in wrong:
+        return f"apt-get install {package}"
+    return f"does not compile:\n{wrong}" if wrong else None
+
+
+def compiled(peer, source, *flags):
+    """Have build/peers/PEER made of peers/SOURCE.cpp. '', or what the compiler has to say."""
+    source, target = SOURCES / f"{source}.cpp", load.BUILD / "peers" / peer
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = SOURCES / f"{RAW if peer == SPIN else peer}.cpp"
     if target.exists() and target.stat().st_mtime > max(
             f.stat().st_mtime for f in (source, SOURCES / "echo.h")):
-        return None
-    command = [*CXX, "-std=c++20", "-O2", "-Wall", "-Wextra", "-Wpedantic",
-               "-I.", f"-DSPIN_US={50 if peer == SPIN else 0}", str(source), *libraries.split(),
-               "-o", str(target)]
-    done = subprocess.run(command, cwd=load.ROOT, capture_output=True, encoding="utf-8",
-                          check=False)
-    if done.returncode == 0:
-        return None
-    if package and "No such file" in done.stderr:
-        return f"apt-get install {package}"
-    return f"does not compile:\n{done.stderr}"
+        return ""
+    done = subprocess.run(
+        [*CXX, "-std=c++20", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-I.", source, *flags,
+         "-o", target],
+        cwd=load.ROOT, capture_output=True, encoding="utf-8", check=False)
+    return "" if done.returncode == 0 else done.stderr or "no reason is given"
 
 
 def command_of(peer):
@@ -125,21 +125,16 @@ def parse_arguments(arguments):
     """The options of this script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=pathlib.Path, default=load.BUILD)
-    parser.add_argument("--only", help="of: " + " ".join((*STAGES, *LIBRARIES)))
-    parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="of: "
-                        + " ".join(SCENARIOS))
+    known = [peer for peer in (*STAGES, *LIBRARIES) if peer != RAW]
+    parser.add_argument("--only", type=load.some_of(known), default=known, dest="peers",
+                        help="of: " + " ".join(known))
+    parser.add_argument("--scenarios", type=load.some_of(SCENARIOS), default=SCENARIOS,
+                        help="of: " + " ".join(SCENARIOS))
     parser.add_argument("--slices", type=int, default=10, help="of each peer and scenario")
     parser.add_argument("--ms", type=int, default=300, help="length of a slice")
     parser.add_argument("--json", type=pathlib.Path, help="default: peers.json in --build")
     options = parser.parse_args(arguments)
-    unknown = set(options.scenarios.split(",")) - set(SCENARIOS)
-    if unknown:
-        parser.error(f"--scenarios: unknown: {', '.join(sorted(unknown))}")
-    options.chosen = [s for s in scenarios.SCENARIOS if s.key in options.scenarios.split(",")]
-    known = [peer for peer in (*STAGES, *LIBRARIES) if peer != RAW]
-    options.peers = options.only.split(",") if options.only else known
-    if set(options.peers) - set(known):
-        parser.error(f"--only: unknown: {', '.join(sorted(set(options.peers) - set(known)))}")
+    options.chosen = [s for s in scenarios.SCENARIOS if s.key in options.scenarios]
     return options
 
 
@@ -159,9 +154,7 @@ def main(arguments):
     """Exit status 0 if anything could be measured."""
     options = parse_arguments(arguments)
     load.use_build(options.build)
-    if build(RAW) is not None or not (load.BUILD / "load").exists():
-        print(f"not in {load.BUILD}: load, or raw_epoll does not compile. Run make first.",
-              file=sys.stderr)
+    if load.is_missing("load") or not available([RAW]):
         return 2
     peers = available(options.peers)
     results = {}
@@ -175,14 +168,11 @@ def main(arguments):
     print(table(results, "cpu_us", "CPU per message, as a multiple of the raw epoll loop's"))
     print()
     print(table(results, "throughput", "Throughput, likewise"))
-    path = options.json or load.BUILD / "peers.json"
-    path.write_text(json.dumps({
-        "command": shlex.join(["python3", "-m", "tests.bench.peers", *arguments]),
-        "date": datetime.date.today().isoformat(), "machine": load.machine(),
+    print()
+    load.keep(options.json or load.BUILD / "peers.json", "tests.bench.peers", arguments, {
         "slices": options.slices, "ms": options.ms,
         "scenarios": [dataclasses.asdict(s) | {"title": s.title, "results": results[s.key]}
-                      for s in options.chosen]}, indent=1) + "\n", encoding="utf-8")
-    print(f"\nAll numbers: {path}")
+                      for s in options.chosen]})
     return 0
 
 

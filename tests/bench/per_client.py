@@ -12,31 +12,19 @@ the same for both and are not counted.
 import argparse
 import contextlib
 import pathlib
-import re
-import subprocess
 import sys
 
 from tests.bench import load
+from tests.bench import peers
 from tests.bench import rounds
 from tests.bench.tables import table
 from tests.harness import runner
-from tests.harness.course import CXX
-from tests.outside import kernel
+from tests.outside import host, kernel
 
-SOURCE = load.ROOT / "tests" / "bench" / "peers" / "thread_per_client.cpp"
 THREADS = "thread_per_client"
 SERVERS = ("04-epoll-lt", THREADS)
 TALKING = 100
 RATE = 10_000  # messages a second of all of them, for the latency: MEASURING.md, "How not to"
-
-
-def build():
-    """Compile the server with the threads. Is it there?"""
-    target = load.BUILD / "peers" / THREADS
-    target.parent.mkdir(parents=True, exist_ok=True)
-    command = [*CXX, "-std=c++20", "-O2", "-I.", "-pthread", str(SOURCE),
-               "-o", str(target)]
-    return subprocess.run(command, cwd=load.ROOT, check=False).returncode == 0
 
 
 def command_of(name):
@@ -47,31 +35,23 @@ def command_of(name):
 def memory_kib(pid):
     """What the process, its page tables and the kernel's stacks take. The stacks are those of all
     processes of this machine: what others start or end meanwhile is in it."""
-    stacks = re.search(r"^KernelStack:\s+(\d+)", kernel.read_file("/proc/meminfo"), re.M)
-    return kernel.memory_kib(pid) + kernel.memory_kib(pid, "VmPTE") + int(stacks[1])
-
-
-def run(session, options):
-    """One phase of the generator, which must be good."""
-    result = session.run(options)
-    if result["why"]:
-        raise RuntimeError(f"{session.server.command[0]}: {result['why']}")
-    return result
+    stacks = host.meminfo()["KernelStack"] // 1024
+    return kernel.memory_kib(pid) + kernel.memory_kib(pid, "VmPTE") + stacks
 
 
 def connect(session, idle):
     """Let all clients connect and have an echo. KiB for each of them, and the threads."""
     pid = session.server.pid
     before = memory_kib(pid)
-    run(session, {"connections": TALKING, "idle": idle, "count": TALKING})
+    session.measure({"connections": TALKING, "idle": idle, "count": TALKING})
     return (memory_kib(pid) - before) / (TALKING + idle), len(kernel.threads(pid))
 
 
 def sample(session, idle, messages):
     """So many messages as fast as it can, and again at a fixed rate, for the latency."""
     options = {"connections": TALKING, "idle": idle, "count": messages}
-    fast = rounds.measures(run(session, options))
-    paced = rounds.measures(run(session, {**options, "rate": RATE}))
+    fast = rounds.measures(session.measure(options))
+    paced = rounds.measures(session.measure({**options, "rate": RATE}))
     return fast | {name: paced[name] for name in ("p50_us", "p99_us")}
 
 
@@ -108,7 +88,9 @@ def main(arguments):
     options = parser.parse_args(arguments)
     load.use_build(options.build)
     load.PATIENCE_MS = 10_000  # ten thousand threads do not start in a second everywhere
-    if not build():
+    if wrong := peers.compiled(THREADS, THREADS, "-pthread"):
+        print(wrong, file=sys.stderr)
+    if wrong or load.is_missing("load", *SERVERS[:1]):
         return 2
 
     counts = [int(n) for n in options.idle.split(",")]

@@ -1,8 +1,5 @@
 """What `make compare` has found: tables for the terminal, and everything for JSON."""
 
-import datetime
-import shlex
-
 from tests.bench import load
 from tests.bench.rounds import change
 from tests.bench.scenarios import WAKES
@@ -98,12 +95,9 @@ def print_tables(comparison):
         print(f"\n{text}")
 
 
-def as_json(comparison, arguments):
-    """Everything, for tests/bench/chart.py and whoever wants to look closer."""
+def numbers(comparison):
+    """Everything, for tests/bench/chart.py and for a closer look."""
     return {
-        "command": shlex.join(["python3", "-m", "tests.bench.compare", *arguments]),
-        "date": datetime.date.today().isoformat(),
-        "machine": load.machine(),
         "rounds": comparison.rounds,
         "stages": list(comparison.stages),
         "scenarios": [{"key": s.key, "title": s.title, "options": s.options,

@@ -66,13 +66,6 @@ class Client:
             self.socket.close()
             self.socket = None
 
-    def receive(self, most):
-        """Some bytes; an error when there are no more."""
-        data = self.socket.recv(most)
-        if not data:
-            raise OSError("closed without an answer")
-        return data
-
     def exchange(self):
         """One request. False if the server says that it is the last one of this connection."""
         raise NotImplementedError
@@ -87,15 +80,22 @@ class Web(Client):
         self.socket.sendall(self.question)
         answer = b""
         while b"\r\n\r\n" not in answer:
-            answer += self.receive(65536)
+            answer += self.more()
         head, _, body = answer.partition(b"\r\n\r\n")
         lines = head.lower().split(b"\r\n")
         fields = dict(line.split(b": ", 1) for line in lines[1:])
         if not lines[0].startswith(b"http/1.1 200 "):
             raise OSError(lines[0].decode(errors="replace"))
         while len(body) < int(fields[b"content-length"]):
-            body += self.receive(65536)
+            body += self.more()
         return fields.get(b"connection") != b"close"
+
+    def more(self):
+        """Some bytes; an error when there are no more."""
+        data = self.socket.recv(65536)
+        if not data:
+            raise OSError("closed without an answer")
+        return data
 
 
 class Echo(Client):
@@ -105,9 +105,9 @@ class Echo(Client):
 
     def exchange(self):
         self.socket.sendall(self.question)
-        answer = b""
-        while len(answer) < len(self.question):
-            answer += self.receive(len(self.question) - len(answer))
+        answer = servers.receive(self.socket, len(self.question))
+        if len(answer) < len(self.question):
+            raise OSError("closed without an answer")
         if answer != self.question:
             raise OSError("other bytes")
         return True
@@ -155,7 +155,8 @@ class Load:
 
     def failed(self):
         """{why: how many}"""
-        return sum(map(collections.Counter, map(dict, self.failures)), collections.Counter())
+        copies = [each.copy() for each in self.failures]  # their threads go on counting
+        return sum(copies, collections.Counter())
 
     def wait(self):
         """Until as many as were asked for have been made, if that is still to come."""
@@ -176,12 +177,12 @@ class Wrk:
 
     def __init__(self, proxy, clients, total):
         self.clients = clients
-        self.proxy, self.before, self.total = proxy, proxy.requests("web"), total
+        self.proxy, self.before, self.total = proxy, proxy.requests(), total
         self.process = self.script = None
         self.answered, self.errors = [], {}
 
     def __enter__(self):
-        self.script = tempfile.NamedTemporaryFile("w", suffix=".lua")
+        self.script = tempfile.NamedTemporaryFile("w", suffix=".lua", encoding="utf-8")
         self.script.write(self.SCRIPT)
         self.script.flush()
         host, port = self.proxy.address("web")
@@ -202,7 +203,7 @@ class Wrk:
         """Requests, as the proxy counts them."""
         if self.process.poll() is not None:
             return self.total
-        return self.proxy.requests("web") - self.before
+        return self.proxy.requests() - self.before
 
     answers = count  # the proxy answers every one, well or not
 

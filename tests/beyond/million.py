@@ -17,8 +17,6 @@ import contextlib
 import math
 import multiprocessing
 import os
-import pathlib
-import re
 import resource
 import signal
 import socket
@@ -29,7 +27,9 @@ from tests import harness
 from tests.beyond import servers
 from tests.beyond.servers import Trouble, say
 from tests.harness import KIB, MIB, runner
+from tests.harness.client import IP_BIND_ADDRESS_NO_PORT
 from tests.outside import kernel
+from tests.outside.host import available, meminfo, number_in
 
 BATCH = 1000  # clients that a crowd opens before all look at the memory again
 PILOT = 10_000  # clients by which the cost of one is estimated
@@ -41,7 +41,6 @@ MOST_PROCESSES = 128  # servers, and as many crowds
 MOST_CLIENTS = 1_000_000  # of one server: Limits::max_connections of evloop.h
 HELLO = harness.frame(b"one of a million")
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset, and leaves no TIME_WAIT
-IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: connect() chooses the port, knowing the other end
 PATIENCE = 300  # seconds for one echo, where a hundred processes want two cores
 
 KERNEL = ("Slab", "VmallocUsed", "PageTables", "KernelStack")  # its memory, in /proc/meminfo
@@ -53,41 +52,6 @@ SLABS = {"TCP": 2, "sock_inode_cache": 2, "dentry": 2, "filp": 2, "eventpoll_epi
 
 
 # ---- Limits --------------------------------------------------------------------------------------
-
-
-def number_in(path, index=0):
-    """A number in a file of /proc/sys or a cgroup; infinite if there is none, or no limit."""
-    words = kernel.read_file(path).split()
-    return int(words[index]) if len(words) > index and words[index].isdigit() else math.inf
-
-
-def meminfo():
-    """/proc/meminfo in bytes."""
-    return {key: int(kib) * KIB
-            for key, kib in re.findall(r"^(\w+): +(\d+) kB", kernel.read_file("/proc/meminfo"),
-                                       re.M)}
-
-
-def cgroup_room():
-    """How many bytes the control groups of this process still give it."""
-    room = math.inf
-    for line in kernel.read_file("/proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        top = pathlib.Path("/sys/fs/cgroup", controllers)
-        limit, used = (("memory.max", "memory.current") if not controllers else
-                       ("memory.limit_in_bytes", "memory.usage_in_bytes"))
-        for folder in [top / path.lstrip("/"), *(top / path.lstrip("/")).parents]:
-            if folder == top.parent:
-                break
-            room = min(room, number_in(folder / limit) - min(number_in(folder / used), 1 << 60))
-    return room
-
-
-def available():
-    """Bytes that programs can have before anything is killed for them."""
-    return min(meminfo()["MemAvailable"], cgroup_room())
 
 
 def descriptors():
@@ -175,7 +139,10 @@ class Crowd:
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=self.obey, args=(theirs, os.getpid()), daemon=True)
+        # It is born deaf to Ctrl-C, which is for us: we end it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     # Here
@@ -196,7 +163,6 @@ class Crowd:
 
     def obey(self, orders, starter):
         """Do what the parent asks for, until it has left."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
         harness.die_with_parent(starter)
         os.closerange(3, orders.fileno())  # what we have inherited is not ours
         os.closerange(orders.fileno() + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -234,14 +200,10 @@ class Crowd:
             try:
                 client.settimeout(PATIENCE)
                 client.sendall(HELLO)
-                answer = b""
-                while len(answer) < len(HELLO):
-                    more = client.recv(len(HELLO) - len(answer))
-                    if not more:
-                        raise OSError("closed instead of an echo")
-                    answer += more
+                answer = servers.receive(client, len(HELLO))
                 if answer != HELLO:
-                    raise OSError("the echo has other bytes")
+                    raise OSError("the echo has other bytes" if len(answer) == len(HELLO) else
+                                  "closed instead of an echo")
             finally:
                 client.detach()
 

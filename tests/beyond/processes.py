@@ -51,16 +51,10 @@ class Client:
 
     def answered(self):
         """Has the echo come? False if the connection ended before it."""
-        answer = b""
         try:
-            while len(answer) < len(HELLO):
-                more = self.socket.recv(len(HELLO) - len(answer))
-                if not more:
-                    return False
-                answer += more
+            return servers.receive(self.socket, len(HELLO)) == HELLO
         except ConnectionError:
             return False
-        return answer == HELLO
 
     def owner_inode(self):
         """Of the server's end."""
@@ -176,7 +170,7 @@ def lost(group, victim):
     clients = [Client(group.address, f"127.0.2.{1 + number % ADDRESSES}")
                for number in range(WAITING)]
     os.kill(victim, signal.SIGKILL)
-    harness.wait_for(lambda: kernel.state(victim) in ("Z", ""), "one dies")
+    harness.wait_for(lambda: kernel.is_over(victim), "one dies")
     for pid in set(everyone) - {victim}:
         with contextlib.suppress(ProcessLookupError):  # it was to end with the other
             os.kill(pid, signal.SIGCONT)

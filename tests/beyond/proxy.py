@@ -23,14 +23,14 @@ class Port:
     cannot choose it.
     """
 
-    def __init__(self, number=0):
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    def __init__(self, stack, number):
+        holder = stack.enter_context(socket.socket())
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            self.socket.bind(("127.0.0.1", number))
+            holder.bind(("127.0.0.1", number))
         except OSError as error:
             raise Trouble(f"bind 127.0.0.1:{number}: {error.strerror}") from None
-        self.number = self.socket.getsockname()[1]
+        self.number = holder.getsockname()[1]
 
 
 class Proxy:
@@ -41,7 +41,7 @@ class Proxy:
         if not self.program:
             raise Trouble("no HAProxy here: apt-get install haproxy")
         names = ("WEB", "WEB_ONE", "WEB_TWO", "ECHO", "ECHO_ONE", "ECHO_TWO")
-        self.ports = {name: Port(port if name == "WEB" else 0) for name in names}
+        self.ports = {name: Port(stack, port if name == "WEB" else 0) for name in names}
         self.folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="restart-"))
         self.log = stack.enter_context(tempfile.TemporaryFile())
         self.process = self.start()
@@ -59,8 +59,6 @@ class Proxy:
         """The proxy goes before its servers."""
         self.process.kill()
         self.process.wait()
-        for port in self.ports.values():
-            port.socket.close()
 
     def version(self):
         """That of HAProxy: "2.6.12"."""
@@ -98,9 +96,9 @@ class Proxy:
         table = csv.DictReader(io.StringIO(self.tell("show stat").lstrip("# ")))
         return next(line for line in table if (line["pxname"], line["svname"]) == (service, name))
 
-    def requests(self, service):
-        """How many it has had."""
-        return int(self.state(service, "FRONTEND")["req_tot" if service == "web" else "stot"])
+    def requests(self):
+        """How many pages it has been asked for."""
+        return int(self.state("web", "FRONTEND")["req_tot"])
 
     def wait_until_up(self, service, name):
         """Until it believes that a server is well."""

@@ -55,36 +55,39 @@ def program(build, name):
     return str(path)
 
 
-def listen(host="127.0.0.1", port=0, shared=False):
+def listen():
     """A listening socket, for instances that inherit it."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if shared:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        raise Trouble(f"bind {host}:{port}: {error.strerror}") from None
+    listener.bind(("127.0.0.1", 0))
     listener.listen(socket.SOMAXCONN)
     return listener
+
+
+def receive(connection, count):
+    """So many bytes, or fewer where the connection ends before."""
+    data = b""
+    while len(data) < count and (more := connection.recv(count - len(data))):
+        data += more
+    return data
 
 
 class Instance:
     """One running server."""
 
-    def __init__(self, command, port=0, listener=None, host="127.0.0.1", env=None):
+    def __init__(self, command, port=0, listener=None):
         command = [*map(str, command)]
+        self.name = pathlib.Path(command[0]).name
         if listener is None:
-            command += ["--port", str(port), "--host", host]
+            command += ["--port", str(port)]
         else:
             command = ["/bin/sh", "-c", INHERIT, *command]
-        self.name = pathlib.Path(command[3 if listener else 0]).name
         self.stderr = tempfile.TemporaryFile()  # a pipe that nobody reads would fill up
         self.last_words = ""  # when that is closed
         self.process = start(
-            command, stdin=listener if listener else subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=self.stderr, env={**os.environ, **(env or {})})
+            command, stdin=listener or subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=self.stderr)
         try:
             self.host, self.port = self.address()
         except BaseException:

@@ -1,35 +1,23 @@
 """A few thousand idle clients instead of a million: does it do what it has said?"""
 
 import ctypes
-import os
 import re
 import resource
-import signal
-import subprocess
-import sys
 import unittest
 from unittest import mock
 
 from tests import harness
 from tests.beyond import million
 from tests.harness import KIB, MIB
-from tests.outside import kernel
+from tests.self import scripts
 
-BUILD = os.path.abspath(os.environ.get("BUILD", harness.BUILD))
 CLIENTS = 2000
 PR_CAPBSET_DROP = CAP_SYS_RESOURCE = 24  # linux/prctl.h, linux/capability.h: the same by accident
-
-
-def command(*arguments):
-    """The script, as `make million` calls it."""
-    return [sys.executable, "-m", "tests.beyond.million", "--build", BUILD, "--reserve", "100",
-            *map(str, arguments)]
 
 
 def few_descriptors(count):
     """In a child: not more than so many, and no right to raise that."""
     def limit():
-        harness.heed_interrupts()
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_RESOURCE)  # root has it, others need not
     return limit
@@ -37,9 +25,9 @@ def few_descriptors(count):
 
 def run(*arguments, nofile=None):
     """Its exit status, and what it has said."""
-    done = subprocess.run(command(*arguments), cwd=harness.ROOT, encoding="utf-8",
-                          capture_output=True, check=False, timeout=harness.CELL_FAILSAFE,
-                          preexec_fn=few_descriptors(nofile) if nofile else None)
+    done = scripts.run("tests.beyond.million", "--reserve", 100, *arguments,
+                       timeout=harness.CELL_FAILSAFE,
+                       preexec_fn=few_descriptors(nofile) if nofile else None)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -75,25 +63,15 @@ class Million(unittest.TestCase):
         self.assertRegex(err, r"^no room for a single client, because of memory: .*\n$")
 
     def test_ctrl_c_leaves_no_process_behind(self):
-        with harness.ended(subprocess.Popen(
-                command("--clients", 10**6), cwd=harness.ROOT, encoding="utf-8",
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                preexec_fn=few_descriptors(2000))) as process:
-            for line in process.stdout:
-                if "because of" in line:
-                    break
-            children = kernel.descendants(process.pid)
-            self.assertGreater(len(children), 2)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=harness.FAILSAFE)
-            self.assertEqual((process.returncode, err), (130, ""))
-            for pid in children:
-                harness.wait_for(lambda: kernel.state(pid) in ("", "Z"), "no process is left")
+        ended = scripts.ended_early(
+            "tests.beyond.million", "--reserve", 100, "--clients", 10**6,
+            ready=lambda names: names.count("07-evloop") > 2, preexec_fn=few_descriptors(2000))
+        self.assertEqual(ended, (130, ""))
 
     def test_it_stops_when_memory_runs_short(self):
         """While it opens them, and not only in the plan."""
         crowd = mock.Mock(number=0, count=0)
-        measurement = million.Measurement(BUILD, 100 * MIB)
+        measurement = million.Measurement(harness.BUILD, 100 * MIB)
         measurement.crowds = [crowd]
 
         def connect(_, count, __):

@@ -1,15 +1,10 @@
 """Several processes on one port: what must hold of the counts, whoever is faster."""
 
-import contextlib
-import os
-import subprocess
-import sys
 import unittest
 
 from tests import harness
 from tests.beyond import processes, servers
-
-BUILD = os.path.abspath(os.environ.get("BUILD", harness.BUILD))
+from tests.self import scripts
 
 
 class Processes(unittest.TestCase):
@@ -17,9 +12,7 @@ class Processes(unittest.TestCase):
 
     def group(self, make):
         """Four processes, until the test is over."""
-        stack = contextlib.ExitStack()
-        self.addCleanup(stack.close)
-        return stack.enter_context(make(BUILD))
+        return self.enterContext(make(harness.BUILD))
 
     def spread(self, make):
         """Of a thousand clients."""
@@ -63,9 +56,7 @@ class Processes(unittest.TestCase):
         self.assertEqual(processes.lost(group, group.all()[0]), processes.WAITING)
 
     def test_the_table(self):
-        done = subprocess.run([sys.executable, "-m", "tests.beyond.processes", "--build", BUILD],
-                              cwd=harness.ROOT, capture_output=True, encoding="utf-8", check=False,
-                              timeout=harness.CELL_FAILSAFE)
+        done = scripts.run("tests.beyond.processes", timeout=harness.CELL_FAILSAFE)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         for title in processes.WAYS:
             self.assertIn(title, done.stdout)
@@ -74,7 +65,7 @@ class Processes(unittest.TestCase):
 
     def test_a_listener_arrives_as_number_3_and_stays_ours(self):
         with servers.listen() as listener:
-            command = [servers.program(BUILD, "07-http")]
+            command = [servers.program(harness.BUILD, "07-http")]
             for _ in range(2):
                 instance = servers.Instance([*command, "--notice-ms", 0], listener=listener)
                 self.addCleanup(instance.kill)
@@ -86,7 +77,7 @@ class Processes(unittest.TestCase):
         with servers.listen() as listener:
             client = processes.Client(listener.getsockname(), "127.0.0.1")
             self.addCleanup(client.socket.close)
-            command = [servers.program(BUILD, "07-evloop")]
+            command = [servers.program(harness.BUILD, "07-evloop")]
             self.addCleanup(servers.Instance(command, listener=listener).kill)
             self.assertTrue(client.answered())
 

@@ -7,7 +7,6 @@ import pathlib
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,22 +15,15 @@ from unittest import mock
 
 from tests import harness
 from tests.beyond import clients, restart, servers
-from tests.outside import kernel
+from tests.self import scripts
 
-BUILD = os.path.abspath(os.environ.get("BUILD", harness.BUILD))
 HAPROXY = shutil.which("haproxy", path=servers.PATH)
 
 
-def command(*arguments, build=BUILD):
-    """The script, as `make restart` calls it."""
-    return [sys.executable, "-m", "tests.beyond.restart", "--own", "--build", build,
-            *map(str, arguments)]
-
-
-def run(*arguments, build=BUILD, **more):
+def run(*arguments, build=harness.BUILD):
     """Its exit status, and what it has said."""
-    done = subprocess.run(command(*arguments, build=build), cwd=harness.ROOT, encoding="utf-8",
-                          capture_output=True, check=False, timeout=harness.CELL_FAILSAFE, **more)
+    done = scripts.run("tests.beyond.restart", "--own", "--build", build, *arguments,
+                       timeout=harness.CELL_FAILSAFE)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -46,11 +38,6 @@ def fake(folder, name, text):
     path = pathlib.Path(folder, name)
     path.write_text("#!/bin/sh\n" + text, "utf-8")
     path.chmod(0o755)
-
-
-def names(pid):
-    """What the processes below this one are called."""
-    return {kernel.read_file(f"/proc/{child}/comm").strip() for child in kernel.descendants(pid)}
 
 
 @unittest.skipUnless(HAPROXY, "no HAProxy here: apt-get install haproxy")
@@ -104,17 +91,9 @@ class Restart(unittest.TestCase):
             self.assertEqual([i.process.poll() for i in group.instances.values()], [-9, -9])
 
     def test_ctrl_c_leaves_no_process_behind(self):
-        with harness.ended(subprocess.Popen(
-                command("--only", "announced"), cwd=harness.ROOT, encoding="utf-8",
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                preexec_fn=harness.heed_interrupts)) as process:
-            harness.wait_for(lambda: names(process.pid) >= {"haproxy", "07-http"}, "all are there")
-            children = kernel.descendants(process.pid)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=harness.FAILSAFE)
-            self.assertEqual((process.returncode, err), (130, ""))
-            for pid in children:
-                harness.wait_for(lambda: kernel.state(pid) in ("", "Z"), "no process is left")
+        ended = scripts.ended_early("tests.beyond.restart", "--own", "--only", "announced",
+                                    ready=lambda names: {"haproxy", "07-http"} <= set(names))
+        self.assertEqual(ended, (130, ""))
 
 
 class Wrong(unittest.TestCase):
@@ -124,7 +103,7 @@ class Wrong(unittest.TestCase):
         python = os.path.dirname(sys.executable)
         script = ("from tests.beyond import servers; servers.PATH = '/nonexistent'\n"
                   "from tests.beyond import restart; import sys\n"
-                  f"sys.argv[1:] = ['--build', {BUILD!r}]\n"
+                  f"sys.argv[1:] = ['--build', {harness.BUILD!r}]\n"
                   "restart.runner.main(servers.run(restart.main))")
         done = subprocess.run([sys.executable, "-c", script], cwd=harness.ROOT, encoding="utf-8",
                               capture_output=True, check=False, timeout=harness.FAILSAFE,
@@ -146,7 +125,7 @@ class Wrong(unittest.TestCase):
 class Ways(unittest.TestCase):
     """One way each, and in this process: what the mutants of a stop are caught by."""
 
-    def run_way(self, key, build=BUILD):
+    def run_way(self, key, build=harness.BUILD):
         """Some restarts: the load, and how many."""
         tables = restart.without_a_proxy(build)
         way = next(way for table in tables.values() for way in table if way.key == key)

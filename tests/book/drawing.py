@@ -56,11 +56,11 @@ class Drawing:
             self.text(x + width / 2, y + height / 2 + 5 + 17 * (number - (len(lines) - 1) / 2),
                       line, text, "middle")
 
-    def cells(self, x, y, width, height, contents, kind="box", text="code"):
+    def cells(self, x, y, width, height, contents):
         """Boxes side by side; a content may be (words, kind) to look otherwise."""
         for number, content in enumerate(contents):
-            words, its_kind = content if isinstance(content, tuple) else (content, kind)
-            self.box(x + number * width, y, width, height, words, its_kind, text)
+            words, kind = content if isinstance(content, tuple) else (content, "box")
+            self.box(x + number * width, y, width, height, words, kind, "code")
 
     def arrow(self, points, kind="arrow", words="", at=None, anchor="middle"):
         """A line through the points with a head at its end; words stand at `at`."""

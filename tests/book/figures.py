@@ -5,14 +5,13 @@ One function for each. What has a number has it from the code or from the record
 """
 
 import argparse
-import pathlib
 import re
 import sys
 
+from tests.book import markdown
 from tests.book.drawing import NARROW, Drawing
 from tests.book.recorded import recorded
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.story import story
 
 
 def queues():
@@ -190,15 +189,12 @@ def edges():
     return d
 
 
-FLOOD = 5  # the step of the story in which C sends 8 MB and reads nothing
-
-
 def buffers():
     """Chapter 6: five buffers in a row, as full as they were in the story."""
     d = Drawing(330, "A client sends 8 MiB and reads nothing. Its bytes go through five buffers in "
                      "a row: its send buffer, our receive buffer, unsent, our send buffer, its "
                      "receive buffer. From the far end on, one after the other is full.")
-    client = recorded(6, FLOOD, "C")
+    client = recorded(6, story.FLOOD, "C")
     there = client["in"] + client["held"] + client["out"] + client["back"] + client["got"]
     levels = [client["all"] - there, client["in"], client["held"], client["out"], client["back"]]
     names = ["client’s\nsend buffer", "our\nreceive buffer", "unsent\nin our process",
@@ -290,7 +286,7 @@ WAYS = {
 
 def phases():
     """The phases and edges that connection.h has."""
-    text = (ROOT / "07-evloop" / "connection.h").read_text(encoding="utf-8")
+    text = markdown.read("07-evloop/connection.h")
     names = re.search(r"enum class Phase[^{]*{(.*?)\n};", text, re.S)[1]
     table = re.search(r"constexpr Edge edges\[\] = {(.*?)\n};", text, re.S)[1]
     return (re.findall(r"^ +(\w+),", names, re.M),
@@ -325,7 +321,6 @@ def states():
     return d
 
 
-
 FIGURES = {
     "01-blocking/queues.svg": queues,
     "02-select/bits.svg": bits,
@@ -345,7 +340,7 @@ def main():
     write = arguments.parse_args().write
     stale = 0
     for name, draw in FIGURES.items():
-        path, new = ROOT / name, draw().svg()
+        path, new = markdown.ROOT / name, draw().svg()
         old = path.read_text(encoding="utf-8") if path.exists() else ""
         if old == new:
             continue

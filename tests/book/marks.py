@@ -10,7 +10,6 @@ import argparse
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,7 +23,7 @@ TOTAL = 16 << 20  # bytes
 
 def calls(program):
     """How often this server calls epoll_ctl()."""
-    with tempfile.NamedTemporaryFile("r") as trace:
+    with tempfile.NamedTemporaryFile() as trace:
         stage = harness.Stage(7, ["strace", "-f", "-o", trace.name, "-e", "trace=epoll_ctl",
                                   str(program)])
         try:

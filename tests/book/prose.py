@@ -41,13 +41,13 @@ import difflib
 import pathlib
 import re
 import subprocess
-import sys
 
+from tests.book import markdown
 from tests.harness import runner
 from tests.learn import trace
 from tests.mutants import mutant as mutant_files
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = markdown.ROOT
 BLOCK = re.compile(r"(<!-- (code|diff|output|measured) (.+?) -->\n```\w*\n)(.*?)(^```$)",
                    re.M | re.S)
 MUTANTS = re.compile(r"(<!-- mutants (\d) -->\n).*?(<!-- /mutants -->)", re.S)

@@ -5,18 +5,15 @@
 """
 
 import argparse
-import json
-import pathlib
 import sys
 
-STEPS = pathlib.Path(__file__).resolve().parents[1] / "story" / "steps.json"
+from tests.story import record
 
 
 def moments(stage, step, who):
     """What was known of a client after each frame of a stage, up to the end of a step."""
-    story = json.loads(STEPS.read_text(encoding="utf-8"))
     client = {}
-    for frame in story["stages"][stage - 1]["frames"]:
+    for frame in record.load(record.STEPS)["stages"][stage - 1]["frames"]:
         if frame["step"] <= step:
             client |= frame.get("clients", {}).get(who, {})
             yield dict(client)

@@ -197,9 +197,9 @@ def contents(path):
     return pandoc(source.read_text(encoding="utf-8"))
 
 
-def pandoc(markdown):
+def pandoc(text):
     """Markdown as HTML."""
-    return subprocess.run(["pandoc", "--from=gfm", "--to=html5", "--wrap=none"], input=markdown,
+    return subprocess.run(["pandoc", "--from=gfm", "--to=html5", "--wrap=none"], input=text,
                           capture_output=True, encoding="utf-8", check=True).stdout
 
 

@@ -37,9 +37,8 @@ class Terminal:
         """In the child."""
         harness.die_with_parent(starter)
         os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # chapter 5 counts them
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
         settings = termios.tcgetattr(0)
         settings[3] &= ~termios.ECHO
         settings[3] |= termios.NOFLSH  # else Ctrl-C could discard the prompt that follows it

@@ -13,7 +13,7 @@ import tempfile
 import unittest
 
 from tests import harness
-from tests.book import commands, markdown
+from tests.book import blocks, commands, lookup, markdown
 from tests.self import run
 
 WAITS = 'python3 -uc "print(\'here\'); input(); print(\'gone\')"'  # a program that stays
@@ -147,7 +147,7 @@ class LookedUp(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.index = commands.Index(pathlib.Path(harness.ROOT))
+        cls.index = lookup.Index(pathlib.Path(harness.ROOT))
 
     def test_what_there_is(self):
         for text in ("make check-4 SERVER=./mine HINT=7", "make break-N", "make -j2 test",
@@ -178,7 +178,7 @@ class LookedUp(unittest.TestCase):
             for name in ("x", "mine"):
                 (folder / "build" / name).write_text("#!/bin/sh\necho '--port N'\n", "utf-8")
                 (folder / "build" / name).chmod(0o755)
-            index = commands.Index(folder)
+            index = lookup.Index(folder)
             self.assertEqual(index.problems("build/x --port 4"), [])
             self.assertEqual(index.problems("build/x --prot 4"), ["./build/x has no option --prot"])
             self.assertEqual(index.problems("build/mine --prot 4"), [])
@@ -193,8 +193,8 @@ class LeftToOthers(unittest.TestCase):
 
     def test_each_is_needed(self):
         typed = [command.text for page in commands.PAGES
-                 for item in commands.items(markdown.read(page)) if item.kind == "typed"
-                 for command in commands.commands(item.text)]
+                 for item in blocks.items(markdown.read(page)) if item.kind == "typed"
+                 for command in blocks.commands(item.text)]
         for pattern in [*commands.SUITES, *commands.SHORT]:
             self.assertTrue(any(re.match(pattern, text) for text in typed), pattern)
 

@@ -2,8 +2,6 @@
 
 import pathlib
 import re
-import shutil
-import socket
 import tempfile
 import unittest
 
@@ -12,9 +10,12 @@ from tests.book import marks, variants
 
 
 def read(client, size):
-    """So many bytes."""
-    client.sock.settimeout(harness.FAILSAFE)
-    return client.sock.recv(size, socket.MSG_WAITALL)
+    """So many bytes: with a timeout of Python's, MSG_WAITALL would not wait for all of them."""
+    data = b""
+    while len(data) < size:
+        client.wait(what=f"{size} bytes")
+        data += client.try_receive(size - len(data))
+    return data
 
 
 class Variants(unittest.TestCase):
@@ -22,9 +23,8 @@ class Variants(unittest.TestCase):
 
     def build(self, name):
         """The path of the program."""
-        tree = pathlib.Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, tree)
-        return str(variants.build(name, tree))
+        tree = self.enterContext(tempfile.TemporaryDirectory())
+        return str(variants.build(name, pathlib.Path(tree)))
 
     def start(self, name):
         """Build it and run it."""

@@ -9,17 +9,16 @@ event, a timer, or the buffer that waits to be sent. test_variants.py builds the
 """
 
 import argparse
-import pathlib
 import re
 import shutil
 import subprocess
 import sys
 
+from tests.book import markdown
 from tests.harness.course import CXX
 from tests.mutants.patch import Patch
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PATCHES = ROOT / "tests" / "book" / "variants"
+PATCHES = markdown.ROOT / "tests" / "book" / "variants"
 MECHANISM = re.compile(r"\b(?:fd|Fd|epoll\w*|EPOLL\w+|timer\w*|itimerspec|flush|update|watch|"
                        r"remove\w*|unsent|high_water|batch|broken)\b")
 
@@ -57,7 +56,7 @@ def build(name, tree):
     """The path of the patched server, built in an empty folder."""
     folder = stage(name)
     for part in (folder, "common"):
-        shutil.copytree(ROOT / part, tree / part)
+        shutil.copytree(markdown.ROOT / part, tree / part)
     Patch(PATCHES / f"{name}.patch").apply(tree)
     library = [f"{folder}/evloop.cpp"] if folder == "07-evloop" else []
     subprocess.run([*CXX, "-std=c++20", "-Wall", "-Wextra", "-Wpedantic",

@@ -7,7 +7,7 @@ import resource
 import signal
 import time
 
-from tests.outside import kernel
+from tests.outside import host, kernel
 
 _libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -96,11 +96,4 @@ def raise_fd_limit():
 
 def gigabytes():
     """The memory that may be used here, of the machine or of this control group."""
-    found = [kernel.status_number(kernel.read_file("/proc/meminfo"), "MemAvailable") * 1024]
-    for line in kernel.read_file("/proc/self/cgroup").splitlines():
-        _, kind, path = line.split(":", 2)
-        if kind in ("", "memory"):  # version 2 or 1
-            name = "memory/{}/memory.limit_in_bytes" if kind else "{}/memory.max"
-            limit = kernel.read_file("/sys/fs/cgroup/" + name.format(path)).strip()
-            found += [int(limit)] if limit.isdigit() else []
-    return min(found) // 10**9
+    return host.available() // 10**9

@@ -18,6 +18,13 @@ def pipe_to_make_test():
         return None
 
 
+def say(text, end="\n"):
+    """Print this, where a line stands that says how far we are, in its place."""
+    if sys.stderr.isatty() and not pipe_to_make_test():
+        print(CLEAR, end="", file=sys.stderr, flush=True)
+    print(text, end=end, flush=True)
+
+
 @contextlib.contextmanager
 def progress(total, loud=False):
     """Show it on a terminal; if `loud`, elsewhere too. Yields a function to be called for each.

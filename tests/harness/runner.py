@@ -9,7 +9,7 @@ import sys
 
 from tests import harness
 from tests import probes
-from tests.harness.progress import progress  # scripts use it from here, too
+from tests.harness.progress import progress, say  # scripts use them from here, too
 from tests.outside import tracing
 
 JOBS = 2

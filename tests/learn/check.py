@@ -225,7 +225,7 @@ def run(number, rows, command, build, hints=False):
 
 def show(probe, text, verdict):
     """Print what a probe has shown."""
-    print(text, end="")
+    runner.say(text, end="")
     for note in verdict.notes:
         print(indented("note", note), end="")
 

@@ -133,19 +133,14 @@ def copy_course(tree, build, stage):
 
 def shell(command, folder):
     """Run a command. Returns its exit status and what it has printed. It leaves nothing behind."""
-    starter = os.getpid()
-
-    def prepare():
-        harness.die_with_parent(starter)
-        harness.heed_interrupts()
-
     of_others = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROGRESS")
     environment = {name: value for name, value in os.environ.items() if name not in of_others}
     environment |= {"BUILD": "build", "CXXFLAGS": "-O0"}
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(["bash", "-c", command], cwd=folder, stdin=subprocess.DEVNULL,
-                                   stdout=output, stderr=subprocess.STDOUT, env=environment,
-                                   start_new_session=True, preexec_fn=prepare)
+        process = subprocess.Popen(
+            harness.tied(["env", "--default-signal=INT", "bash", "-c", command]), cwd=folder,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
+            start_new_session=True)
         try:
             status = ended(process)
         finally:

@@ -20,7 +20,9 @@ TO_DO = {  # stage: how each place begins in the stage before, and what to do th
         ("bool echo", "This becomes a member of Server. Must anything else change in it?"),
         ("int main", "Instead of sleeping in accept4() or in recv(), sleep in select(), for all. "
          "Then ask FD_ISSET() for each: the listener has a client for you, a client has bytes. "
-         "select() overwrites the set that you give it. Refuse descriptors from FD_SETSIZE on.")],
+         "select() overwrites the set that you give it. When a client leaves, its bit goes, too "
+         "(FD_CLR). Refuse descriptors from FD_SETSIZE on, and say() so. What if select() returns "
+         "-1?")],
     3: [("#include <sys/select.h>", "poll() is in <poll.h>."),
         ("struct Server", "Watch an array of pollfd in the place of the set."),
         ("bool Server::watch", "Add an entry. Any number fits."),
@@ -30,7 +32,8 @@ TO_DO = {  # stage: how each place begins in the stage before, and what to do th
          "that is closed?")],
     4: [("#include <poll.h>", "epoll is in <sys/epoll.h>."),
         ("struct Server", "Own an epoll descriptor in the place of the array: epoll_create1()."),
-        ("bool Server::watch", "Say it once: epoll_ctl(EPOLL_CTL_ADD). It can fail."),
+        ("bool Server::watch", "Say it once: epoll_ctl(EPOLL_CTL_ADD). What you put into `data` "
+         "comes back with each event. The call can fail."),
         ("std::vector<int> Server::wait_ready", "epoll_wait() returns those that are ready and no "
          "others. What if it returns -1?"),
         ("void Server::accept_clients", "If a client cannot be watched, say so, and let it go."),
@@ -97,7 +100,7 @@ constexpr Stage stage{"07-evloop", 9007};
 class Server : public Handler {
 public:
     // To do: this echoes bytes. Take whole frames out of the input (parse_frame() in frame.h) and
-    // echo each. Close a client that sends none: conn.close().
+    // echo each. Close a client that sends none with conn.close(), and say() "closed".
     void on_read(Conn& conn) override {
         conn.write(conn.input());
         conn.consume(conn.input().size());
@@ -105,11 +108,16 @@ public:
 
     // To do: SIGTERM is to end the server in good order. A signalfd(2) that you give to add_fd() is
     // ready when it comes: on_fd() then calls stop().
-    // To do: close those who never send a whole frame. Limits has the deadline.
 };
 
+// To do: close a client that never sends a whole frame. Limits has the deadline, and the probes
+// give a short one: the three numbers belong into the Limits of the loop.
 int main(int argc, char** argv) {
-    Options options = parse_options(argc, argv, stage.name, stage.port);
+    int idle = 60'000, tick = 1'000, drain = 5'000;  // ms
+    Options options = parse_options(argc, argv, stage.name, stage.port,
+                                    {{"idle-ms", &idle, 0, 86'400'000, "Limits::idle"},
+                                     {"tick-ms", &tick, 1, 3'600'000, "Limits::tick"},
+                                     {"drain-ms", &drain, 1, 3'600'000, "Limits::drain"}});
     Server server;
     Loop loop(server);
     check(loop.listen(listen_on(options, SOCK_NONBLOCK)), "listen");
@@ -179,7 +187,7 @@ def main():
         return 1
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(starter(options.stage), "utf-8")
-    print(f"""{path} is yours. It compiles; what is to do stands in its comments.
+    print(f"""{path} is yours. It compiles, and its comments say what to do.
 
 Find      grep -n "To do" {path}
 Build     {build_line(options.stage)}

@@ -2,7 +2,7 @@
 //
 // A finding ends the program at once, whatever it is, so that nobody can overlook it. And a server
 // that knows no other end than being killed can be asked whether it has lost memory: it looks for
-// leaks upon SIGRTMAX, and ends with 0 if there are none. tests/harness/__init__.py sends it.
+// leaks upon SIGRTMAX, and ends with 0 if there are none. tests/harness/server.py sends it.
 
 #include <csignal>
 #include <pthread.h>

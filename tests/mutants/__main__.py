@@ -11,9 +11,11 @@ which only asks for an echo, must not: a server that does not even start proves 
 """
 
 import argparse
-import concurrent.futures
-import contextlib
+import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import tempfile
 import textwrap
 
 from tests import harness
@@ -67,18 +69,38 @@ def chosen(what):
     return (found, in_full) if found else (mutants.of_stage() + mutants.of_library(), in_a_line)
 
 
-@contextlib.contextmanager
-def workers():
-    """As many threads as there are cores, and memory. Ctrl-C ends what they run."""
-    jobs = min(len(os.sched_getaffinity(0)), harness.gigabytes() + 1)
-    pool = concurrent.futures.ThreadPoolExecutor(jobs)
-    try:
-        yield pool
-    except BaseException:  # nobody wants the results: do not compile the rest
-        pool.shutdown(wait=False, cancel_futures=True)
-        harness.end_descendants()
-        raise
-    pool.shutdown()
+def judged(todo, workshop, options):
+    """Each mutant and what came of it, in their order. Each is judged in a process of its own.
+
+    There is one more at work than there are cores, because they wait at times, or fewer where
+    there is little memory. They are no threads, because judging forks.
+    """
+    jobs = min(len(os.sched_getaffinity(0)), harness.gigabytes()) + 1
+    waiting, active, notices = list(todo), {}, {}
+    for mutant in todo:
+        while mutant not in notices:
+            while waiting and len(active) < jobs:
+                beginner = waiting.pop(0)
+                active[begin(beginner, workshop, options)] = beginner
+            for end in multiprocessing.connection.wait(list(active)):
+                notices[active.pop(end)] = end.recv()
+        yield mutant, notices[mutant]
+
+
+def begin(mutant, workshop, options):
+    """Have a mutant judged. Returns the end of a pipe from which its Notice will come."""
+    notice, (result, to) = Notice(mutant, options.build, options.exact), multiprocessing.Pipe(False)
+    starter = os.getpid()
+
+    def judge():
+        harness.die_with_parent(starter)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends us
+        notice.take(workshop)
+        to.send(notice)
+
+    multiprocessing.get_context("fork").Process(target=judge).start()
+    to.close()
+    return result
 
 
 def main():
@@ -90,15 +112,11 @@ def main():
     options = arguments.parse_args()
     probes.load()
     (todo, show), passed, failed, skipped = chosen(options.what), 0, 0, 0
-    with Workshop(todo, options.build) as workshop, runner.progress(len(todo)) as step, \
-            workers() as pool:
-        notices = [Notice(mutant, workshop, options) for mutant in todo]
-        for notice in notices:
-            notice.begin(pool)
-        for mutant, notice in zip(todo, notices):
-            notice.end()
+    with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as place, \
+            runner.progress(len(todo)) as step:
+        for mutant, notice in judged(todo, Workshop(place, todo, options.build), options):
             step(mutant.name)
-            print(show(mutant, notice), flush=True)
+            runner.say(show(mutant, notice))
             failed += bool(notice.problem)
             skipped += bool(notice.untried and not notice.problem)
             passed += not (notice.problem or notice.untried)

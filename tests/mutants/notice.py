@@ -1,6 +1,5 @@
 """Who notices that a line is gone: rows of the matrix, unit tests, the simulator, scripts."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -32,25 +31,18 @@ class Notice:
     # Which rows are left out of the search for others that turn.
     EXACT = {"no": set(probes.ROWS), "quick": SOAK | CROWDS, "all": SOAK}
 
-    def __init__(self, mutant, workshop, options):
-        self.mutant, self.workshop, self.options = mutant, workshop, options
+    def __init__(self, mutant, build, exact):
+        self.mutant, self.build, self.exact = mutant, build, exact
         self.rows, self.tests, self.problem, self.untried = {}, [], "", ""
-        self.server, self.programs = None, []
 
-    def begin(self, pool):
-        """Start what may be done beside other mutants: compiling, and the tests."""
-        if self.mutant.rows:
-            self.server = pool.submit(self.workshop.server, self.mutant)
-        self.programs = [(test, pool.submit(self.test_notices, test)) for test in self.mutant.tests]
-
-    def end(self):
-        """Wait for that, and do the rest."""
+    def take(self, workshop):
+        """Build the mutant, and put it to all that should notice."""
         try:
-            for test, noticed in self.programs:
-                self.count(noticed.result(), f"{test} does not notice. ")
+            for test in self.mutant.tests:
+                self.count(self.test_notices(test, workshop), f"{test} does not notice. ")
                 self.tests.append(test)
-            if self.server:
-                self.try_rows(self.server.result())
+            if self.mutant.rows:
+                self.try_rows(workshop.server(self.mutant))
         except RuntimeError as error:
             self.problem = str(error)
 
@@ -60,19 +52,19 @@ class Notice:
 
     # Tests
 
-    def test_notices(self, test):
+    def test_notices(self, test, workshop):
         """Does it fail with the patch, and only with it?"""
         flags = self.mutant.flags
-        if not passes_whole(test, self.workshop.tests(test, None, flags)):
+        if not passes(test, workshop.tests(test, None, flags)):
             raise RuntimeError(f"{test} fails without the patch, too")
-        program = self.workshop.tests(test, self.mutant, flags)
+        program = workshop.tests(test, self.mutant, flags)
         return not all(passes(test, program) for _ in range(TRIES))
 
     # Rows
 
     def try_rows(self, server):
         """Its own rows must turn, row 0 and all others must not."""
-        stage, build = self.mutant.stage, self.options.build
+        stage, build = self.mutant.stage, self.build
         broken = difference(0, stage, server, build)
         self.count(not broken, f"it does not even echo: {broken and broken.seen} ")
         for row in self.mutant.rows:
@@ -91,17 +83,11 @@ class Notice:
     def others(self, server):
         """Rows beside its own that turn, and should not."""
         mutant = self.mutant
-        asked = set(probes.ROWS) - {0, *self.EXACT[self.options.exact], *mutant.rows, *mutant.also}
-        tasks = [(probe, mutant.stage, [server], self.options.build)
+        asked = set(probes.ROWS) - {0, *self.EXACT[self.exact], *mutant.rows, *mutant.also}
+        tasks = [(probe, mutant.stage, [server], self.build)
                  for probe in harness.probes(rows=asked, stage=mutant.stage)]
         return sorted({task[0].row for task, verdict in runner.run_all(tasks)
                        if harness.judge(task[0], mutant.stage, verdict)})
-
-
-@functools.cache
-def passes_whole(test, program):
-    """Does it pass without any patch? It is asked once for all mutants that it is there for."""
-    return passes(test, program)
 
 
 def passes(test, program):

@@ -1,13 +1,12 @@
 """Where mutants are compiled. What they leave as it is, make compiles, as for everyone else."""
 
-import collections
+import contextlib
+import fcntl
 import os
 import pathlib
 import re
 import subprocess
 import sys
-import tempfile
-import threading
 
 from tests.harness.course import CXX
 from tests.mutants.mutant import ROOT
@@ -20,52 +19,40 @@ SUPPORT = [f"tests/loop/unit/{name}.cpp" for name in ("fake_kernel", "loop_fixtu
 SIM = [f"tests/loop/sim/{name}.cpp" for name in ("kernel", "sim")]
 PROGRAMS = {"07-evloop": "07-evloop/server.cpp", "07-http": "07-evloop/http.cpp",
             "07-client": "07-evloop/client.cpp"}
-OFTEN = 4  # mutants of one source, for which it pays to compile its system headers in advance
+MANY = 10  # mutants with tests, for which it pays to compile the system's headers in advance
 
 
 class Workshop:
-    """A folder for trees, objects and programs, within a `with` block. Any thread may build.
+    """A folder for the trees, objects and programs of some mutants. Any process may build in it.
 
-    It is opened for some mutants. `build` is where make keeps what it makes.
+    `build` is where make keeps what it makes.
     """
 
-    def __init__(self, mutants, build):
-        self.mutants = mutants
-        self.folder = tempfile.TemporaryDirectory(prefix="mutants-",
-                                                  ignore_cleanup_errors=True)
-        self.place = pathlib.Path(self.folder.name)
+    def __init__(self, place, mutants, build):
+        self.place = pathlib.Path(place)
         # With SAN, `build` has sanitizers in everything. A mutant has those of its own Flags.
         self.build = str(self.place / "build") if os.environ.get("SAN") else \
             os.path.relpath(build, ROOT)
-        self.locks, self.locks_lock = {}, threading.Lock()
-        self.needed, self.often = {}, set()
-
-    def __enter__(self):
-        """Have make bring up to date what it makes, and see who is changed how often."""
-        of_mutants = [(mutant, source) for mutant in self.mutants if mutant.stage == 7
-                      for source in sources_of(mutant)]
-        objects = sorted({self.of_make(source) for _, source in of_mutants})
-        if objects:
-            make(*objects, f"B={self.build}", "SAN=")
-        times = collections.Counter(source for mutant, source in of_mutants
-                                    if self.changes(mutant, source))
-        self.often = {source for source in times if times[source] >= OFTEN}
-        return self
-
-    def __exit__(self, *_):
-        self.folder.cleanup()
+        sources = {source for mutant in mutants if mutant.stage == 7
+                   for source in sources_of(mutant)}
+        if sources:
+            make(*sorted(map(self.of_make, sources)), f"B={self.build}", "SAN=")
+        self.needs = {source: self.noted(source) for source in sources}
+        self.headers = []
+        if sum(bool(mutant.tests) for mutant in mutants) >= MANY:
+            self.headers = self.compile_headers()
 
     def tree(self, mutant):
         """A copy of the mutant's stage, with its patch. Made once."""
-        tree = self.place / f"{mutant.stage}-{mutant.name}"
-        with self.lock(tree):
-            if not tree.exists():
+        tree = self.place / f"{mutant.stage}-{mutant.name}" / "tree"
+        with missing(tree) as is_missing:
+            if is_missing:
                 mutant.make(tree)
         return tree
 
     def home(self, mutant, extra):
         """The folder for what is made of a mutant, or of none."""
-        return self.tree(mutant) if mutant else self.place / "-".join(["whole", *extra])
+        return self.tree(mutant).parent if mutant else self.place / "-".join(["whole", *extra])
 
     # Programs. `extra` is what a mutant has in its head behind "Flags:".
 
@@ -89,9 +76,8 @@ class Workshop:
         folder = self.home(mutant, extra) / "build"
         for name, source in PROGRAMS.items():
             program = self.program([LIBRARY, source], mutant, TEST_FLAGS, extra)
-            with self.lock(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                if not (folder / name).exists():
+            with missing(folder / name) as is_missing:
+                if is_missing:
                     (folder / name).symlink_to(program)
         return folder
 
@@ -100,8 +86,8 @@ class Workshop:
         if mutant and not any(self.changes(mutant, source) for source in sources):
             mutant = None
         program = self.home(mutant, extra) / "programs" / pathlib.Path(sources[-1]).stem
-        with self.lock(program):
-            if not program.exists():
+        with missing(program) as is_missing:
+            if is_missing:
                 objects = [self.object(source, mutant, flags, extra) for source in sources]
                 compiler(program, [*flags, *extra, *map(str, objects), *libraries])
         return program
@@ -116,49 +102,45 @@ class Workshop:
         tree = self.tree(mutant) if own else ROOT
         name = re.sub(r"\W", "-", " ".join([source, *flags])) + ".o"
         to = self.home(mutant if own else None, extra) / "objects" / name
-        with self.lock(to):
-            if not to.exists():
+        with missing(to) as is_missing:
+            if is_missing:
+                headers = self.headers if flags == TEST_FLAGS and not extra else []
                 of_tree = (tree / source).exists()  # the tests are not copied, only the stage is
-                compiler(to, [*flags, *extra, *self.headers(source, flags, extra), f"-I{tree}",
-                              f"-I{ROOT}", f"-I{UNIT}", "-c",
-                              str((tree if of_tree else ROOT) / source)])
+                compiler(to, [*flags, *extra, *headers, f"-I{tree}", f"-I{ROOT}", f"-I{UNIT}",
+                              "-c", str((tree if of_tree else ROOT) / source)])
         return to
 
-    def headers(self, source, flags, extra):
-        """What names the compiled system headers of a source that many mutants change."""
-        if source not in self.often or flags != TEST_FLAGS or extra:
-            return []
-        header = self.place / "headers" / (re.sub(r"\W", "-", source) + ".h")
-        with self.lock(header):
-            if not header.exists():
-                texts = [(ROOT / name).read_text("utf-8") for name in self.needs(source)]
-                lines = set(re.findall(r"^#include <.*", "\n".join(texts), re.M))
-                header.parent.mkdir(exist_ok=True)
-                header.write_text("\n".join(sorted(lines)) + "\n", "utf-8")
-                compiler(header.with_name(header.name + ".gch"),
-                         [*flags, "-x", "c++-header", str(header)])
+    def compile_headers(self):
+        """Compile all headers of the system that a source needs; returns what includes them."""
+        texts = [(ROOT / name).read_text("utf-8") for name in set().union(*self.needs.values())]
+        lines = set(re.findall(r"^#include <.*", "\n".join(texts), re.M))
+        header = self.place / "system.h"
+        header.write_text("\n".join(sorted(lines)) + "\n", "utf-8")
+        compiler(header.with_name("system.h.gch"), [*TEST_FLAGS, "-x", "c++-header", str(header)])
         return ["-include", str(header)]
 
     def changes(self, mutant, source):
         """Would another object come of this source?"""
-        return mutant.stage != 7 or not self.needs(source).isdisjoint(mutant.changed)
+        return mutant.stage != 7 or not self.needs[source].isdisjoint(mutant.changed)
 
-    def needs(self, source):
-        """The files of the repository that this one is compiled from, as make has noted them."""
-        if source not in self.needed:
-            noted = (ROOT / self.of_make(source)).with_suffix(".d").read_text("utf-8")
-            names = noted.replace("\\\n", " ").splitlines()[0].partition(": ")[2].split()
-            self.needed[source] = {os.path.normpath(name) for name in names}
-        return self.needed[source]
+    def noted(self, source):
+        """The files of the repository that a source is compiled from, as make has noted them."""
+        text = (ROOT / self.of_make(source)).with_suffix(".d").read_text("utf-8")
+        names = text.replace("\\\n", " ").splitlines()[0].partition(": ")[2].split()
+        return {os.path.normpath(name) for name in names}
 
     def of_make(self, source):
         """Where make puts the object of a source."""
         return f"{self.build}/obj/{source.removesuffix('.cpp')}.o"
 
-    def lock(self, path):
-        """The lock of a file, so that two threads do not make it at once."""
-        with self.locks_lock:
-            return self.locks.setdefault(path, threading.RLock())
+
+@contextlib.contextmanager
+def missing(path):
+    """Is it not there yet? Until the block is left, no other process can think so, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{path}.lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not path.exists()
 
 
 def make(*arguments):

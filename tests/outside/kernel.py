@@ -4,8 +4,10 @@ Everything here looks from outside, so it works for a server in any language. Th
 not guesses: a probe that waits for one of them needs no sleep.
 """
 
+import atexit
 import contextlib
 import errno
+import itertools
 import os
 import platform
 import re
@@ -13,21 +15,25 @@ import signal
 import socket
 import struct
 import time
+import typing
 
-# The calls that a server can be found in, by their numbers.
+# The calls that a server can be found in, by their numbers. restart_syscall is a poll() or the like
+# that goes on after the process was stopped.
 if platform.machine() == "x86_64":
     CALLS = {0: "read", 1: "write", 3: "close", 7: "poll", 19: "readv", 20: "writev", 23: "select",
              34: "pause", 35: "nanosleep", 43: "accept", 44: "sendto", 45: "recvfrom",
-             46: "sendmsg", 47: "recvmsg", 61: "wait4", 128: "rt_sigtimedwait",
-             130: "rt_sigsuspend", 202: "futex", 230: "clock_nanosleep", 232: "epoll_wait",
-             233: "epoll_ctl", 247: "waitid", 270: "pselect6", 271: "ppoll", 281: "epoll_pwait",
-             288: "accept4", 426: "io_uring_enter", 441: "epoll_pwait2"}
+             46: "sendmsg", 47: "recvmsg", 48: "shutdown", 61: "wait4", 128: "rt_sigtimedwait",
+             130: "rt_sigsuspend", 202: "futex", 219: "restart_syscall", 230: "clock_nanosleep",
+             231: "exit_group", 232: "epoll_wait", 233: "epoll_ctl", 247: "waitid",
+             270: "pselect6", 271: "ppoll", 281: "epoll_pwait", 288: "accept4",
+             426: "io_uring_enter", 441: "epoll_pwait2"}
 else:  # aarch64, riscv64 and the other newer ones share a table
     CALLS = {63: "read", 64: "write", 57: "close", 73: "ppoll", 65: "readv", 66: "writev",
              72: "pselect6", 101: "nanosleep", 202: "accept", 206: "sendto", 207: "recvfrom",
              211: "sendmsg", 212: "recvmsg", 98: "futex", 115: "clock_nanosleep",
              260: "wait4", 137: "rt_sigtimedwait", 133: "rt_sigsuspend", 95: "waitid",
-             22: "epoll_pwait", 21: "epoll_ctl", 242: "accept4", 426: "io_uring_enter",
+             22: "epoll_pwait", 21: "epoll_ctl", 242: "accept4", 210: "shutdown",
+             128: "restart_syscall", 94: "exit_group", 426: "io_uring_enter",
              441: "epoll_pwait2"}
 
 RECEIVING = {"read", "readv", "recvfrom", "recvmsg"}
@@ -36,6 +42,9 @@ WAITING = {"accept", "accept4", "select", "pselect6", "poll", "ppoll", "epoll_wa
            "epoll_pwait2", "io_uring_enter"}  # for clients
 NETWORK = RECEIVING | SENDING | WAITING
 ENDLESS = {"accept", "accept4", "pause", "rt_sigsuspend", "wait4", "waitid"}  # without a timeout
+TIMEOUT = {"epoll_wait": 3, "epoll_pwait": 3, "poll": 2}  # which argument has it, in ms
+TIMEOUT_AT = {"select": 4, "pselect6": 4, "ppoll": 2, "epoll_pwait2": 3, "futex": 3,
+              "rt_sigtimedwait": 2}  # which points to it
 IN_C = {"recvfrom": "recv", "sendto": "send", "pselect6": "select",
         "rt_sigtimedwait": "sigwait", "rt_sigsuspend": "sigsuspend"}  # what programs call them
 
@@ -53,16 +62,21 @@ def read_file(path):
 
 # Processes
 
-def stat_fields(path):
-    """The fields of a stat file from the third on (the second may contain anything)."""
-    text = read_file(path)
+def stat_fields(pid, tid=None):
+    """The fields of its stat file from the third on (the second may contain anything)."""
+    text = read_file(f"/proc/{pid}/task/{tid}/stat" if tid else f"/proc/{pid}/stat")
     return text[text.rfind(")") + 1:].split()
 
 
 def state(pid):
     """One letter: R running, S asleep, T stopped, Z dead and not yet waited for. '' if gone."""
-    fields = stat_fields(f"/proc/{pid}/stat")
+    fields = stat_fields(pid)
     return fields[0] if fields else ""
+
+
+def is_over(pid):
+    """Has it ended? A zombie has, and its parent has not asked for its status yet."""
+    return state(pid) in ("", "Z")
 
 
 def threads(pid):
@@ -75,7 +89,7 @@ def threads(pid):
 
 def thread_states(pid):
     """The states of all threads, as one string."""
-    found = (stat_fields(f"/proc/{pid}/task/{tid}/stat") for tid in threads(pid))
+    found = (stat_fields(pid, tid) for tid in threads(pid))
     return "".join(fields[0] for fields in found if fields)
 
 
@@ -98,7 +112,7 @@ def blocked_calls(pid):
     spent = cpu_ns(pid) if len(tids) > 1 else 0
     for tid in tids:
         call = blocked_call(pid, tid)
-        fields = stat_fields(f"/proc/{pid}/task/{tid}/stat")
+        fields = stat_fields(pid, tid)
         if call is None or not fields or fields[0] != "S":
             return None
         calls.append(call)
@@ -109,21 +123,17 @@ def blocked_calls(pid):
 
 def timeout_ms(name, args):
     """After which time a sleeping call returns in any case; -1 never; None cannot be seen."""
-    number = {"epoll_wait": 3, "epoll_pwait": 3, "poll": 2}.get(name)
     if without_timeout(name, args):
         return -1
-    return None if number is None else args[number] & 0xffffffff
+    return args[TIMEOUT[name]] & 0xffffffff if name in TIMEOUT else None
 
 
 def without_timeout(name, args):
     """Does this sleeping call wait until something happens, however long that takes?"""
-    as_int = {"epoll_wait": 3, "epoll_pwait": 3, "poll": 2}
-    as_pointer = {"select": 4, "pselect6": 4, "ppoll": 2, "epoll_pwait2": 3, "futex": 3,
-                  "rt_sigtimedwait": 2}
-    if name in as_int:
-        return args[as_int[name]] & 0xffffffff == 0xffffffff
-    if name in as_pointer:
-        return args[as_pointer[name]] == 0
+    if name in TIMEOUT:
+        return args[TIMEOUT[name]] & 0xffffffff == 0xffffffff
+    if name in TIMEOUT_AT:
+        return args[TIMEOUT_AT[name]] == 0
     return name in RECEIVING | SENDING | ENDLESS
 
 
@@ -153,7 +163,7 @@ def is_starved(pid):
     def ready():
         return {tid: read_file(f"/proc/{pid}/task/{tid}/schedstat").split()[:1]
                 for tid in threads(pid)
-                if stat_fields(f"/proc/{pid}/task/{tid}/stat")[:1] == ["R"]}
+                if stat_fields(pid, tid)[:1] == ["R"]}
 
     before = ready()
     if not before:
@@ -184,9 +194,9 @@ def is_pending(pid, number):
     return bool(signals(pid, "ShdPnd") >> (number - 1) & 1)
 
 
-def status_number(text, key):
-    """A number from the text of a status file."""
-    found = re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE)
+def status_number(path, key):
+    """A number in a status file; 0 if it is not there."""
+    found = re.search(rf"^{key}:\s+(\d+)", read_file(path), re.MULTILINE)
     return int(found.group(1)) if found else 0
 
 
@@ -197,7 +207,7 @@ def wake_ups(pid):
 
 def wake_ups_of_thread(pid, tid):
     """The same of one thread."""
-    return status_number(read_file(f"/proc/{pid}/task/{tid}/status"), "voluntary_ctxt_switches")
+    return status_number(f"/proc/{pid}/task/{tid}/status", "voluntary_ctxt_switches")
 
 
 def endless_sleepers(pid):
@@ -212,7 +222,7 @@ def endless_sleepers(pid):
 
 def memory_kib(pid, key="VmRSS"):
     """Memory in KiB: VmRSS is what is resident now, VmHWM the most that ever was."""
-    return status_number(read_file(f"/proc/{pid}/status"), key)
+    return status_number(f"/proc/{pid}/status", key)
 
 
 def open_fds(pid):
@@ -238,7 +248,7 @@ def fd_flags(pid, fd):
 
 def parent(pid):
     """The parent's id, 0 if the process has gone."""
-    fields = stat_fields(f"/proc/{pid}/stat")
+    fields = stat_fields(pid)
     return int(fields[1]) if fields else 0
 
 
@@ -250,13 +260,13 @@ def children(pid):
 
 def descendants(pid):
     """The ids of a process's children, their children, and so on."""
-    children = {}
+    below = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            children.setdefault(parent(int(name)), []).append(int(name))
+            below.setdefault(parent(int(name)), []).append(int(name))
     found, todo = [], [pid]
     while todo:
-        more = children.get(todo.pop(), [])
+        more = below.get(todo.pop(), [])
         found += more
         todo += more
     return found
@@ -264,28 +274,33 @@ def descendants(pid):
 
 # Sockets
 
-class Sock:
+class Sock(typing.NamedTuple):
     """One end of a TCP connection as the kernel keeps it."""
 
-    def __init__(self, state, unread, unsent, inode):
-        self.state = state
-        self.unread = unread  # bytes received, not yet read by the program
-        self.unsent = unsent  # bytes written by the program, not yet acknowledged
-        self.inode = inode  # 0 while nobody has accepted it
+    state: int
+    unread: int  # bytes received, not yet read by the program; of a listener: clients in its queue
+    unsent: int  # bytes written by the program, not yet acknowledged
+    inode: int  # 0 while nobody has accepted it
+
+
+PROC_NET_TCP = ("/proc/net/tcp", "/proc/net/tcp6")
+
+
+def sockets_in(path):
+    """(local port, remote port, Sock) of each line of a file like /proc/net/tcp."""
+    with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+        next(file)  # the names of the columns
+        for line in file:
+            _, local, remote, number, queues, _, _, _, _, inode, *_ = line.split()
+            unsent, unread = queues.split(":")
+            yield int(local[-4:], 16), int(remote[-4:], 16), \
+                Sock(int(number, 16), int(unread, 16), int(unsent, 16), int(inode))
 
 
 def from_proc(wanted):
-    """The sockets of /proc/net/tcp for which wanted(local port, remote port, state) holds."""
-    found = []
-    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in read_file(path).splitlines()[1:]:
-            fields = line.split()
-            local, remote = int(fields[1][-4:], 16), int(fields[2][-4:], 16)
-            if wanted(local, remote, int(fields[3], 16)):
-                unsent, unread = fields[4].split(":")
-                found.append(Sock(int(fields[3], 16), int(unread, 16), int(unsent, 16),
-                                  int(fields[9])))
-    return found
+    """The sockets of /proc/net/tcp for which wanted(local port, remote port) holds."""
+    return [sock for path in PROC_NET_TCP for local, remote, sock in sockets_in(path)
+            if wanted(local, remote)]
 
 
 class SocketDiagnosis:
@@ -359,8 +374,8 @@ def find_socket(local, remote):
         _diagnosis = _diagnosis or SocketDiagnosis()
         return _diagnosis.find(local, remote)
     except OSError:  # not in this kernel
-        _diagnosis = None
-        found = from_proc(lambda lo, re, st: (lo, re) == (local[1], remote[1]))
+        forget_netlink()
+        found = from_proc(lambda *ports: ports == (local[1], remote[1]))
         return found[0] if found else None
 
 
@@ -373,7 +388,12 @@ def backlog(port):
 def forget_netlink():
     """After fork(): two processes must not share one netlink socket."""
     global _diagnosis
+    if _diagnosis:
+        _diagnosis.netlink.close()
     _diagnosis = None
+
+
+atexit.register(forget_netlink)
 
 
 def listening_ports(inodes):
@@ -396,7 +416,7 @@ def listeners():
         _diagnosis = _diagnosis or SocketDiagnosis()
         return list(_diagnosis.listeners())
     except OSError:  # not in this kernel
-        _diagnosis = None
+        forget_netlink()
         return list(listeners_of_proc())
 
 
@@ -405,15 +425,10 @@ def listeners_of_proc():
 
     These files show them before all others, of which there may be 60,000 in TIME_WAIT.
     """
-    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
-            next(file)  # the names of the columns
-            for line in file:
-                fields = line.split()
-                if int(fields[3], 16) != LISTEN:
-                    break
-                yield (int(fields[1][-4:], 16), int(fields[9]),
-                       int(fields[4].partition(":")[2], 16), None)
+    for path in PROC_NET_TCP:
+        for port, _, sock in itertools.takewhile(lambda row: row[2].state == LISTEN,
+                                                 sockets_in(path)):
+            yield port, sock.inode, sock.unread, None
 
 
 def socket_inodes(pid):

@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import sys
 
+from tests import harness
 from tests.harness import runner
 
 CLANG = 14  # each version of clang-format breaks some lines elsewhere, clang-tidy finds new faults
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(harness.ROOT)
 TOP = r"\..*|0[1-7]-[a-z-]+|common|tests|Makefile|README\.md|build"
 
 
@@ -100,35 +101,60 @@ def measured():
     return run(sys.executable, "-m", "tests.bench.measured", "--check")
 
 
+# Where the mode of a file stands, and which it is if none is given.
+MODES = {"open": (1, "r"), "fdopen": (1, "r"), "TemporaryFile": (0, "w+b"),
+         "NamedTemporaryFile": (0, "w+b")}
+
+
 def locale_decides(call):
     """Does this call leave to the locale how it reads or writes text?"""
     name = getattr(call.func, "id", getattr(call.func, "attr", ""))
     named = {keyword.arg for keyword in call.keywords}
     positional = {"read_text": 1, "write_text": 2}.get(name, 99)  # where the encoding stands
-    if name == "open" and isinstance(call.func, ast.Name):
-        mode = [a.value for a in call.args[1:2] if isinstance(a, ast.Constant)] or ["r"]
-        return "b" not in mode[0] and "encoding" not in named
+    if name in MODES and (name != "open" or isinstance(call.func, ast.Name)):
+        at, mode = MODES[name]
+        mode = next((a.value for a in call.args[at:at + 1] if isinstance(a, ast.Constant)), mode)
+        return "b" not in str(mode) and "encoding" not in named
     if name in ("read_text", "write_text"):
         return "encoding" not in named and len(call.args) < positional
     asks = [k for k in call.keywords if k.arg == "text" and getattr(k.value, "value", 0) is True]
     return bool(asks) and "encoding" not in named
 
 
+def unused_imports(tree, lines):
+    """(line, name) of each import that the file itself does not use, and does not comment on."""
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and "#" not in lines[node.lineno - 1]:
+            for alias in node.names:
+                name = (alias.asname or alias.name).partition(".")[0]
+                if name not in used:
+                    yield node.lineno, name
+
+
+def faults(text, is_package=False):
+    """(line, what is wrong there) in a script. A package imports for others."""
+    lines = text.splitlines()
+    yield from ((number, f"{len(line)} columns") for number, line in enumerate(lines, 1)
+                if len(line) > 100)
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        yield error.lineno, error.msg
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and locale_decides(node):
+            yield node.lineno, "which encoding? The locale is not to decide"
+    if not is_package:
+        yield from ((number, f"{name} is imported and not used")
+                    for number, name in unused_imports(tree, lines))
+
+
 def python():
-    """The scripts compile, name their encodings, and no line is longer than 100 columns."""
-    problems = []
-    for name in tracked(".py"):
-        text = (ROOT / name).read_text(encoding="utf-8")
-        try:
-            calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
-            problems += [f"{name}:{call.lineno}: which encoding? The locale is not to decide"
-                         for call in calls if locale_decides(call)]
-        except SyntaxError as error:
-            problems.append(f"{name}:{error.lineno}: {error.msg}")
-        for number, line in enumerate(text.splitlines(), 1):
-            if len(line) > 100:
-                problems.append(f"{name}:{number}: {len(line)} columns")
-    return "\n".join(problems)
+    """The scripts compile, import what they use, name their encodings, and fit 100 columns."""
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in tracked(".py")}
+    return "\n".join(f"{name}:{number}: {what}" for name, text in texts.items()
+                     for number, what in faults(text, name.endswith("__init__.py")))
 
 
 def top_level():

@@ -48,8 +48,8 @@ SAME_WITH_SAN = {
 
 
 # Begun first, so that all end at about the same time: each of these takes a minute or more.
-LONGEST = ["mutants", "test_wrong_servers", "test_learn", "matrix", "test_right_servers",
-           "test_sweeps", "test_load", "fuzz corpus"]
+LONGEST = ["mutants", "test_wrong_servers", "test_right_servers", "commands", "test_learn",
+           "test_solutions", "matrix", "test_sweeps", "test_load", "fuzz corpus"]
 
 
 def suites(build):
@@ -275,7 +275,7 @@ def busy(count, core=None):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--build", default="build", help="where the programs are")
-    arguments.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)) + 2,
+    arguments.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)) + 3,
                            help="suites at a time: most of them wait for something half the time")
     arguments.add_argument("--busy", type=int, default=0, help="processes that burn CPU beside")
     arguments.add_argument("suite", nargs="*", help="only these")

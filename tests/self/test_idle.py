@@ -8,7 +8,6 @@ import unittest
 
 from tests import harness
 
-BUILD = os.environ.get("BUILD", harness.BUILD)
 PROGRAM = os.path.join(harness.ROOT, "tests", "learn", "idle.py")
 LINE = re.compile(r"^ *([\d,]+) +([\d,]+) µs$", re.M)
 
@@ -18,7 +17,7 @@ class Idle(unittest.TestCase):
 
     def idle(self, number, clients):
         """A run against a server of this stage."""
-        stage = harness.Stage(number, build=BUILD)
+        stage = harness.Stage(number)
         self.addCleanup(stage.stop)
         self.server = stage.start()
         return self.run_it(self.server.port, clients)
@@ -47,7 +46,7 @@ class Idle(unittest.TestCase):
         self.assertIn("no server of yours listens", done.stderr)
 
     def test_a_server_with_few_descriptors_is_not_asked_for_more(self):
-        stage = harness.Stage(4, build=BUILD)
+        stage = harness.Stage(4)
         self.addCleanup(stage.stop)
         server = stage.start()
         server.limit_fds(60)

@@ -3,12 +3,12 @@
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
 import unittest
 
 from tests import harness
 from tests.learn import start
+from tests.self import scripts
 
 
 
@@ -17,8 +17,7 @@ class Starters(unittest.TestCase):
 
     def make(self, number, build):
         """What the command does, in a build folder of its own."""
-        return subprocess.run([sys.executable, "-m", "tests.learn.start", str(number), "--build",
-                               build], cwd=harness.ROOT, capture_output=True, encoding="utf-8")
+        return scripts.run("tests.learn.start", number, "--build", build)
 
     def test_each_compiles_and_says_what_to_do(self):
         for number, name in harness.STAGES.items():
@@ -52,18 +51,14 @@ class Building(unittest.TestCase):
     """make build-N: a row fails before each step and passes behind it, or it says so."""
 
     def test_each_step(self):
-        build = os.environ.get("BUILD", harness.BUILD)
         for number in range(1, 7):
             with self.subTest(harness.STAGES[number]):
-                done = subprocess.run([sys.executable, "-m", "tests.learn.build", str(number),
-                                       "--build", build], cwd=harness.ROOT, capture_output=True,
-                                      encoding="utf-8", stdin=subprocess.DEVNULL)
+                done = scripts.run("tests.learn.build", number, "--build", harness.BUILD)
                 self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
                 self.assertRegex(done.stdout, r"is whole: \d passed, 0 failed\n$")
 
     def test_stage_7_is_refused_in_words(self):
-        done = subprocess.run([sys.executable, "-m", "tests.learn.build", "7"], cwd=harness.ROOT,
-                              capture_output=True, encoding="utf-8")
+        done = scripts.run("tests.learn.build", 7)
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertRegex(done.stderr, "^make build-N: N is 1 to 6.")
 

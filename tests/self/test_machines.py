@@ -12,13 +12,12 @@ import unittest
 
 from tests import harness
 from tests.machines import enter, run
+from tests.self import scripts
 
 
 def enters(machine, *command):
     """What came of a command on a machine."""
-    done = subprocess.run([sys.executable, "-m", "tests.machines.enter", machine, *command],
-                          cwd=harness.ROOT, capture_output=True, encoding="utf-8",
-                          errors="replace", check=False)
+    done = scripts.run("tests.machines.enter", machine, *command, errors="replace")
     if done.returncode == enter.SKIPPED:
         raise unittest.SkipTest(done.stderr.strip())
     return done
@@ -107,9 +106,8 @@ class Machines(unittest.TestCase):
         self.assertEqual((done.returncode, done.stdout), (3, "[1, 2]\n"), done.stderr)
 
     def test_unknown(self):
-        done = subprocess.run([sys.executable, "-m", "tests.machines.enter", "no-such", "true"],
-                              cwd=harness.ROOT, capture_output=True, check=False)
-        self.assertEqual((done.returncode, done.stderr), (2, b"there is no machine no-such\n"))
+        done = scripts.run("tests.machines.enter", "no-such", "true")
+        self.assertEqual((done.returncode, done.stderr), (2, "there is no machine no-such\n"))
 
 
 class Right(unittest.TestCase):
@@ -243,3 +241,7 @@ class Judged(unittest.TestCase):
             again = run.from_cell(run.cell(result))
             self.assertEqual((again.outcome, run.cell(again)), (result.outcome, run.cell(result)))
         self.assertIn(run.table(run.shown()), run.PAGE.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    unittest.main()

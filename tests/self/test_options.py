@@ -16,14 +16,13 @@ import tempfile
 import unittest
 
 from tests import harness
-
-BUILD = os.environ.get("BUILD", harness.BUILD)
+from tests.harness import server
 
 
 def run(number, *args, preexec_fn=None):
     """Run a server that is expected to end by itself."""
-    return subprocess.run([os.path.join(BUILD, harness.STAGES[number]), *args], encoding="utf-8",
-                          capture_output=True, stdin=subprocess.DEVNULL,
+    return subprocess.run([os.path.join(harness.BUILD, harness.STAGES[number]), *args],
+                          encoding="utf-8", capture_output=True, stdin=subprocess.DEVNULL,
                           preexec_fn=preexec_fn)
 
 
@@ -86,12 +85,12 @@ class Options(unittest.TestCase):
         """Say exactly that line, and serve there."""
         for number, name in harness.STAGES.items():
             with self.subTest(stage=name, host=host):
-                stage = harness.Stage(number, build=BUILD)
+                stage = harness.Stage(number)
                 try:
-                    server = stage.start("--host", host)
-                    self.assertEqual(server.line, f"{name} listening on {shown}:{server.port}")
-                    server.connect().roundtrip()
-                    self.assertEqual(server.more_stdout(), b"")
+                    one = stage.start("--host", host)
+                    self.assertEqual(one.line, f"{name} listening on {shown}:{one.port}")
+                    one.connect().roundtrip()
+                    self.assertEqual(one.more_stdout(), b"")
                 finally:
                     stage.stop()
 
@@ -100,7 +99,7 @@ class Options(unittest.TestCase):
         self.listens_on("0.0.0.0", "0.0.0.0")
 
     def test_listens_on_ipv6(self):
-        if not has_ipv6():
+        if not server.has_ipv6():
             self.skipTest("no IPv6 on this machine")
         self.listens_on("::1", "[::1]")
 
@@ -128,8 +127,8 @@ class OtherPrograms(unittest.TestCase):
         for name in "07-client", "07-http", "load":
             for option, status in ("--help", 0), ("--prot", 2):
                 with self.subTest(name, option=option):
-                    done = subprocess.run([os.path.join(BUILD, name), option], encoding="utf-8",
-                                          capture_output=True)
+                    done = subprocess.run([os.path.join(harness.BUILD, name), option],
+                                          encoding="utf-8", capture_output=True)
                     self.assertEqual(done.returncode, status, done.stderr)
                     said, silent = (done.stdout, done.stderr)[::-1 if status else 1]
                     self.assertRegex(said, rf"^Usage: {name} |: --prot: no such option .*\n$")
@@ -185,15 +184,6 @@ class Scripts(unittest.TestCase):
                     else:
                         self.assertEqual((status, out), (2, ""))
                         self.assertRegex(err, "^usage: ")
-
-
-def has_ipv6():
-    """Can somebody listen on ::1 here?"""
-    try:
-        with socket.create_server(("::1", 0), family=socket.AF_INET6):
-            return True
-    except OSError:
-        return False
 
 
 if __name__ == "__main__":

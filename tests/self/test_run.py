@@ -150,7 +150,7 @@ class Hangs(WithSuites):
             subprocess.run(["sleep", "1000000"])""")
         self.assertIn("exit status -9", said)
         pid = re.search(r"was below it: (\d+) S in clock_nanosleep: sleep 1000000", said)[1]
-        harness.wait_for(lambda: kernel.state(int(pid)) in ("", "Z"), "it has ended")
+        harness.wait_for(lambda: kernel.is_over(int(pid)), "it has ended")
 
     def test_one_that_has_ended_and_left_a_process_with_its_stdout(self):
         said = self.require_one_failure("""
@@ -239,6 +239,19 @@ class Steps(unittest.TestCase):
 
     def test_a_descriptor_that_is_something_else(self):
         self.assertEqual(self.said(off=1), b"")
+
+    def test_a_terminal(self):
+        """What is printed stands on a line of its own, and how far we are on no line for long."""
+        ours, theirs = os.openpty()
+        self.addCleanup(os.close, ours)
+        self.addCleanup(os.close, theirs)
+        subprocess.run([sys.executable, "-c", textwrap.dedent("""\
+            from tests.harness.progress import progress, say
+            with progress(1) as step:
+                step("one")
+                say("two")
+            """)], cwd=harness.ROOT, stdout=theirs, stderr=theirs, check=True)
+        self.assertEqual(os.read(ours, 100), b"\r\x1b[K[1/1] 0:00 one\r\x1b[Ktwo\r\n\r\x1b[K")
 
 
 if __name__ == "__main__":

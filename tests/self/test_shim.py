@@ -7,11 +7,11 @@ not one of our servers shows that the shim works for any language that uses libc
 import ast
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import unittest
 
+from tests import harness
 from tests.outside.shim import CALLS, LEGAL, SPIN, Shim
 
 PRELUDE = """
@@ -66,22 +66,6 @@ while True:
 """
 
 
-def frame(payload):
-    """A message that all our clients send."""
-    return b"EVLP" + struct.pack(">I", len(payload)) + payload
-
-
-def receive(client, length):
-    """Exactly so many bytes."""
-    data = b""
-    while len(data) < length:
-        more = client.recv(length - len(data))
-        if not more:
-            break
-        data += more
-    return data
-
-
 class ShimTest(unittest.TestCase):
     """Helpers that run a victim under the shim."""
 
@@ -91,7 +75,7 @@ class ShimTest(unittest.TestCase):
         self.addCleanup(shim.close)
         run = subprocess.run(
             [sys.executable, "-S", "-c", PRELUDE + code + LEAVE],
-            env=shim.env(), capture_output=True, encoding="utf-8")  # fmt: skip
+            env=shim.env(), capture_output=True, encoding="utf-8")
         self.assertEqual(run.returncode, 0, run.stderr)
         return ast.literal_eval(run.stdout), shim
 
@@ -100,7 +84,7 @@ class ShimTest(unittest.TestCase):
         with Shim(rules) as shim:
             run = subprocess.run(
                 [sys.executable, "-S", "-c", PRELUDE + code],
-                env={**shim.env(), **variables}, capture_output=True, encoding="utf-8")  # fmt: skip
+                env={**shim.env(), **variables}, capture_output=True, encoding="utf-8")
         return run.returncode, run.stderr
 
     def start(self, rules, code):
@@ -291,7 +275,7 @@ class Altering(ShimTest):
 
     def test_short_reads(self):
         for read in ("b.recv(9)", "os.read(b.fileno(), 9)", "b.recvfrom(9)[0]",
-                     "b.recvmsg(9)[0]"):  # fmt: skip
+                     "b.recvmsg(9)[0]"):
             with self.subTest(read=read):
                 seen, shim = self.victim("recv:1:short=2", f"""
 a.send(b'12345')
@@ -310,7 +294,7 @@ print([os.readv(b.fileno(), [one, two]), b.recvmsg_into([bytearray(0), two])[0],
     def test_short_writes(self):
         for write in ("a.send(b'12345')", "os.write(a.fileno(), b'12345')",
                       "a.sendmsg([b'', b'12345'])",
-                      "os.writev(a.fileno(), [b'1234', b'5'])"):  # fmt: skip
+                      "os.writev(a.fileno(), [b'1234', b'5'])"):
             with self.subTest(write=write):
                 seen, shim = self.victim("send:1:short=2", f"print([{write}, b.recv(9)])")
                 self.assertEqual(seen, [2, b"12"])
@@ -597,13 +581,13 @@ class Server(ShimTest):
     def test_echo_under_short_calls(self):
         process, shim = self.start(self.RULES, ECHO_SERVER)
         port = int(process.stdout.readline().rsplit(":", 1)[1])
-        message = frame(bytes(range(256)))
+        message = harness.frame(bytes(range(256)))
         clients = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(3)]
         for client in clients:
             client.sendall(message)
         for client in clients:
-            self.assertEqual(receive(client, len(message)), message)
-            client.close()
+            with client, client.makefile("rb") as stream:
+                self.assertEqual(stream.read(len(message)), message)
         shim.wait(lambda: shim["close"].calls == 3)
         self.assertEqual(shim["recv"].amount, 3 * len(message))
         self.assertEqual(shim["recv"].calls, 3 * len(message) + 3)

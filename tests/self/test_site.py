@@ -5,12 +5,12 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import unittest
 from unittest import mock
 
 from tests.book import markdown, site
+from tests.self import scripts
 
 try:
     import yaml
@@ -18,16 +18,15 @@ except ImportError:
     yaml = None
 
 
-def make(root):
-    """Make the site of the chapters below `root`. Returns its problems and its folder."""
-    out = pathlib.Path(tempfile.mkdtemp())
-    with mock.patch.object(markdown, "ROOT", pathlib.Path(root)):
-        return site.Site(out).make(), out
-
-
 @unittest.skipUnless(shutil.which("pandoc"), "apt-get install pandoc")
 class Pages(unittest.TestCase):
     """What pandoc and site.py make of the chapters."""
+
+    def make(self, root):
+        """The problems and the folder of a site of the chapters below `root`."""
+        out = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        with mock.patch.object(markdown, "ROOT", pathlib.Path(root)):
+            return site.Site(out).make(), out
 
     def made(self, files):
         """The problems and the folder of a site of its own."""
@@ -36,14 +35,11 @@ class Pages(unittest.TestCase):
                 path = pathlib.Path(root) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
-            problems, out = make(root)
-        self.addCleanup(shutil.rmtree, out)
-        return problems, out
+            return self.make(root)
 
     def test_the_course(self):
         """No link leads nowhere, and one can go through all chapters by `next` alone."""
-        problems, out = make(markdown.ROOT)
-        self.addCleanup(shutil.rmtree, out)
+        problems, out = self.make(markdown.ROOT)
         self.assertEqual(problems, [])
         page, seen = out / "index.html", []
         while page not in seen:
@@ -82,10 +78,7 @@ class CommandLine(unittest.TestCase):
 
     def test_without_pandoc(self):
         with tempfile.TemporaryDirectory() as build:
-            done = subprocess.run(
-                [sys.executable, "-m", "tests.book.site", "--build", build], cwd=markdown.ROOT,
-                env={"PATH": "/nonexistent"}, capture_output=True, encoding="utf-8",
-                check=False)
+            done = scripts.run("tests.book.site", "--build", build, env={"PATH": "/nonexistent"})
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertEqual(done.stderr, "make site needs pandoc: apt-get install pandoc\n")
 

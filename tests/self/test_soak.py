@@ -1,8 +1,6 @@
 """The soak in short, on every stage; and servers that leak or lose something are caught by it."""
 
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import unittest
@@ -10,6 +8,7 @@ from unittest import mock
 
 from tests import harness
 from tests.loop import soak
+from tests.self import scripts
 
 STEPS = 2 * soak.ROUND
 
@@ -49,7 +48,7 @@ class Stages(unittest.TestCase):
     """What `make soak` does for minutes, for a second."""
 
     def soak(self, number, seed=1, steps=STEPS):
-        stage = harness.Stage(number, build=os.environ.get("BUILD", harness.BUILD))
+        stage = harness.Stage(number)
         self.addCleanup(stage.stop)
         return soak.run(stage, seed, steps)
 
@@ -69,7 +68,7 @@ class Stages(unittest.TestCase):
     def test_05_may_drop_who_is_slow_but_must_say_so(self):
         party = self.soak(5)
         self.assertGreater(party.dropped, 0)
-        stage = harness.Stage(5, build=os.environ.get("BUILD", harness.BUILD))
+        stage = harness.Stage(5)
         self.addCleanup(stage.stop)
         with mock.patch.object(harness.Server, "stderr", lambda _: ""), \
                 self.assertRaisesRegex(harness.Fail, "lost its connection"):
@@ -80,9 +79,7 @@ class WrongServers(unittest.TestCase):
     """Each is wrong in one way, and not at once."""
 
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = folder.name
+        self.folder = self.enterContext(tempfile.TemporaryDirectory())
 
     def soak(self, fault, steps=STEPS, number=6):
         stage = harness.Stage(number, [make(self.folder, fault)])
@@ -138,15 +135,12 @@ class WrongServers(unittest.TestCase):
 class CommandLine(unittest.TestCase):
     """What it says, and its exit status."""
 
-    def run_it(self, *arguments):
-        return subprocess.run([sys.executable, "-m", "tests.loop.soak", *arguments],
-                              cwd=harness.ROOT, capture_output=True, encoding="utf-8")
-
     def test_a_failure_says_how_to_see_it_again(self):
         with tempfile.TemporaryDirectory() as folder:
             server = make(folder, "if total > 1_000_000:\n"
                           "    os.kill(os.getpid(), signal.SIGSEGV)")
-            done = self.run_it("--stage", "6", "--seed", "7", "--steps", "300", "--server", server)
+            done = scripts.run("tests.loop.soak", "--stage", 6, "--seed", 7, "--steps", 300,
+                               "--server", server)
             self.assertEqual((done.returncode, done.stderr), (1, ""), done.stdout)
             self.assertRegex(done.stdout, r"(?m)^seed 7$")
             self.assertRegex(done.stdout, r"(?m)^FAIL  06-write-buffering: at step \d+: .*SIGSEGV")
@@ -155,7 +149,7 @@ class CommandLine(unittest.TestCase):
             self.assertRegex(done.stdout, r"(?m)^0 passed, 1 failed$")
 
     def test_bad_usage(self):
-        done = self.run_it("--stage", "1")
+        done = scripts.run("tests.loop.soak", "--stage", "1")
         self.assertEqual(done.returncode, 2)
         self.assertIn("01 serves one client at a time", done.stderr)
 

@@ -2,11 +2,9 @@
 
 import collections
 import concurrent.futures
-import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import tempfile
 import textwrap
 import unittest
@@ -16,8 +14,8 @@ from tests.harness import runner
 from tests.learn import solution
 from tests.mutants.patch import ROOT
 from tests.outside import kernel
+from tests.self import scripts
 
-BUILD = os.environ.get("BUILD", harness.BUILD)
 EXERCISES = solution.exercises()
 
 
@@ -50,7 +48,7 @@ class Checks(unittest.TestCase):
     def test_each(self):
         todo = [s for exercise in EXERCISES for s in exercise.solutions if not s.missing]
         with concurrent.futures.ThreadPoolExecutor(2) as pool, runner.progress(len(todo)) as step:
-            for one, problem in zip(todo, pool.map(lambda one: one.problem(BUILD), todo)):
+            for one, problem in zip(todo, pool.map(lambda one: one.problem(harness.BUILD), todo)):
                 step(str(one))
                 with self.subTest(str(one)):
                     self.assertEqual(problem, "")
@@ -83,7 +81,7 @@ class Engine(unittest.TestCase):
             folder.mkdir(parents=True)
             path = folder / "1-made-up.patch"
             path.write_text(self.HEAD.format(check, shows) + diff, "utf-8")
-            return solution.Solution(path).problem(BUILD)
+            return solution.Solution(path).problem(harness.BUILD)
 
     def test_right_ones(self):
         self.assertEqual(self.problem("grep mended common/fd.h", "mended", self.DIFF), "")
@@ -112,7 +110,7 @@ class Engine(unittest.TestCase):
     def test_nothing_is_left_behind(self):
         status, said = solution.shell("sleep 1000 & echo $!", ROOT)
         self.assertEqual(status, 0)
-        harness.wait_for(lambda: kernel.thread_states(int(said)) in ("", "Z"), "its end")
+        harness.wait_for(lambda: kernel.is_over(int(said)), "its end")
 
 
 class Command(unittest.TestCase):
@@ -120,8 +118,7 @@ class Command(unittest.TestCase):
 
     def run_it(self, *arguments):
         """What the command does."""
-        return subprocess.run([sys.executable, "-m", "tests.learn.solution", *arguments], cwd=ROOT,
-                              capture_output=True, encoding="utf-8")
+        return scripts.run("tests.learn.solution", *arguments)
 
     def test_the_list_has_titles_and_no_answers(self):
         done = self.run_it("1")

@@ -14,7 +14,6 @@ import unittest
 
 from tests import harness
 
-BUILD = os.environ.get("BUILD", harness.BUILD)
 SERVERS = [*harness.STAGES.values(), "07-http"]
 CLIENTS = ["07-client", "load"]
 
@@ -23,7 +22,7 @@ def run(name, *args, **streams):
     """Run a program that is expected to end by itself."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
                **streams}
-    return subprocess.run([os.path.join(BUILD, name), *args], encoding="utf-8",
+    return subprocess.run([os.path.join(harness.BUILD, name), *args], encoding="utf-8",
                           **streams)
 
 
@@ -70,7 +69,7 @@ class Streams(unittest.TestCase):
 
     def test_numbers_that_were_closed_are_no_sockets(self):
         for name in ["07-http"]:  # row 35 asks the others
-            stage = harness.Stage(7, [os.path.join(BUILD, name)])
+            stage = harness.Stage(7, [os.path.join(harness.BUILD, name)])
             self.addCleanup(stage.stop)
             server = stage.start(closed=(0, 2))
             client = server.connect()
@@ -93,7 +92,7 @@ class BadClients(unittest.TestCase):
             server.clients.remove(client)
 
     def start(self, **streams):
-        stage = harness.Stage(7, build=BUILD)
+        stage = harness.Stage(7)
         self.addCleanup(stage.stop)
         return stage.start(**streams)
 

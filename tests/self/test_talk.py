@@ -8,7 +8,6 @@ import unittest
 
 from tests import harness
 
-BUILD = os.environ.get("BUILD", harness.BUILD)
 PROGRAM = os.path.join(harness.ROOT, "tests", "learn", "talk.py")
 LINE = b"." * (32 * harness.MIB)  # without an end
 LINES = b"".join(b"%07d%s\n" % (i, b"." * 992) for i in range(33_000))  # 33 MB
@@ -19,7 +18,7 @@ class Talk(unittest.TestCase):
 
     def talk(self, number, *arguments, **stdin):
         """A run against a server of this stage."""
-        stage = harness.Stage(number, build=BUILD)
+        stage = harness.Stage(number)
         self.addCleanup(stage.stop)
         server = stage.start()
         return subprocess.run([sys.executable, PROGRAM, str(server.port), *arguments],

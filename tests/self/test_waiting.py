@@ -52,9 +52,7 @@ class Tests(WithProcesses):
     """Of a mutant: does one hang, or has it to wait?"""
 
     def setUp(self):
-        patch = mock.patch.object(notice, "HANGS", 5)
-        patch.start()
-        self.addCleanup(patch.stop)
+        self.enterContext(mock.patch.object(notice, "HANGS", 5))
 
     def test_one_that_sleeps_for_ever_hangs(self):
         self.assertFalse(notice.ends_well(self.start("import time; time.sleep(1e6)")))

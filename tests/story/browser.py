@@ -7,15 +7,15 @@
         assert not page.errors
 """
 
-import base64
 import json
 import os
-import pathlib
 import select
 import shutil
 import subprocess
 import tempfile
 import time
+
+from tests import harness
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = "Chromium is missing: apt-get install chromium"
@@ -46,7 +46,8 @@ class Browser:
         try:
             # Its two pipes are the descriptors 3 and 4. A shell moves them there.
             self.process = subprocess.Popen(
-                ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command],
+                harness.tied(["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh",
+                              *command]),
                 pass_fds=(theirs_in, theirs_out), stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         finally:
@@ -187,11 +188,6 @@ class Page:
         """The addresses that were asked for since the page was loaded."""
         return [event["params"]["request"]["url"] for event in self.browser.events
                 if event.get("method") == "Network.requestWillBeSent"]
-
-    def picture(self, path, whole=True):
-        """What it looks like, as PNG."""
-        data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
-        pathlib.Path(path).write_bytes(base64.b64decode(data))
 
 
 def words(details):

@@ -108,8 +108,9 @@ def source(recording):
 
 def plays(recording):
     """How often each story was played."""
-    counts = sorted({stage["plays"] for stage in recording["stages"]})
-    return f"the middle of {' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))} plays"
+    counts = {stage["plays"] for stage in recording["stages"]}
+    few, many = min(counts), max(counts)
+    return f"the middle of {few if few == many else f'{few} to {many}'} plays"
 
 
 class Svg:

@@ -19,26 +19,17 @@ COVERS = {"cover.svg": cover.Wide, "cover-narrow.svg": cover.Narrow}
 PAGE = "one-story-seven-servers.html"
 
 
-def play(build):
-    """The timeline of all stages."""
+def record(how, one, build):
+    """All stages, by steps.record() or timeline.record()."""
     recording = {"version": 1, **story.about(), "sizes": story.sizes(), "stages": []}
     for number, name in harness.STAGES.items():
-        print(f"{name}, in real time, {timeline.PLAYS} times", flush=True)
-        recording["stages"].append(timeline.record(number, build))
-    return recording, timeline.problems(recording)
-
-
-def step(build):
-    """The steps of all stages."""
-    recording = {"version": 1, **story.about(), "sizes": story.sizes(), "stages": []}
-    for number, name in harness.STAGES.items():
-        print(f"{name}, call by call", flush=True)
+        print(f"{name}, {how}", flush=True)
         try:
-            recording["stages"].append(steps.record(number, build))
-        except PermissionError as error:
+            recording["stages"].append(one(number, build))
+        except PermissionError as error:  # ptrace
             sys.exit(f"steps cannot be recorded here: {error} (in a container: "
                      "--cap-add=SYS_PTRACE)")
-    return recording, steps.problems(recording)
+    return recording
 
 
 def load(path):
@@ -78,9 +69,10 @@ def main():
         needed = story.CROWD + 100
         if harness.raise_fd_limit() < needed:
             sys.exit(f"{needed:,} descriptors are needed, and the hard limit is lower: ulimit -Hn")
-        for path, record in ((STEPS, step), (TIMELINE, play)):
-            recording, problems = record(options.build)
-            if problems:
+        for path, teller, how in ((STEPS, steps, "call by call"), (
+                TIMELINE, timeline, f"in real time, {timeline.PLAYS} times")):
+            recording = record(how, teller.record, options.build)
+            if problems := teller.problems(recording):
                 print(*problems, sep="\n")
                 return 1
             keep(path, recording)

@@ -9,7 +9,6 @@ what it received less what it sent. The kernel's ready list cannot be seen from 
 
 import contextlib
 import itertools
-import platform
 import re
 import signal
 import struct
@@ -19,16 +18,15 @@ from tests import harness
 from tests.outside import kernel, tracing
 from tests.story import story
 
-EXIT_GROUP, SHUTDOWN = ("231", "48") if platform.machine() == "x86_64" else ("94", "210")
 SHOWN = {"accept4", "recvfrom", "sendto", "select", "pselect6", "poll", "ppoll", "epoll_ctl",
-         "epoll_wait", "epoll_pwait", "read", "close", SHUTDOWN}
-IN_C = {**kernel.IN_C, SHUTDOWN: "shutdown", "ppoll": "poll", "epoll_pwait": "epoll_wait"}
+         "epoll_wait", "epoll_pwait", "read", "close", "shutdown"}
+IN_C = {**kernel.IN_C, "ppoll": "poll", "epoll_pwait": "epoll_wait"}
 WAITS = {"select", "poll", "epoll_wait"}
-RESTARTED = "system call " + ("219" if EXIT_GROUP == "231" else "128")  # a poll() goes on
 OWN_STREAMS = {0, 1, 2}
 QUIET = 5  # looks in a row at which nothing moved
 LOOK = 0.02  # seconds between two
 TOO_MANY = 20_000  # frames
+LONGEST_ROUND = 6  # calls
 KEPT = ("queue", "list", "epoll", "handed")  # of a frame: said only when they change
 EPOLLIN = 1
 FIN_WAIT1, LAST_ACK, CLOSING = 4, 9, 11  # include/net/tcp_states.h
@@ -50,7 +48,7 @@ class StepTrace(tracing.Trace):
                 asked = handed(self.pid, IN_C.get(name, name), args)
                 self.of_its_own = set(asked["set"]) <= OWN_STREAMS
                 self.handed = self.handed if self.of_its_own else asked
-            if name == EXIT_GROUP:
+            if name == "exit_group":
                 self.status = args[0] & 0xff
         return finished
 
@@ -122,7 +120,8 @@ class Actor:
         if self.reads and not self.over:
             try:
                 data = self.client.try_receive()
-                assert data == self.stream[self.got:self.got + len(data)], "other bytes than sent"
+                if data != self.stream[self.got:self.got + len(data)]:
+                    raise harness.Fail("other bytes come back than were sent")
                 self.got += len(data)
             except harness.Gone as gone:
                 self.over = self.broken or gone.how
@@ -263,7 +262,7 @@ class Recorder:
             return
         name, args = kernel.blocked_call(self.server.pid)
         name = IN_C.get(name, name)
-        if name == RESTARTED:
+        if name == "restart_syscall":
             name = "poll"
         if name in ("select", "poll"):
             self.handed = self.trace.handed
@@ -348,7 +347,7 @@ class Recorder:
 # From frames to a recording
 
 
-def fold(frames, longest=6):
+def fold(frames):
     """Leave out what repeats: a round of calls that is the same as the one before it.
 
     The last of the rounds is kept, with how many there were ("times") and how many bytes each call
@@ -357,7 +356,7 @@ def fold(frames, longest=6):
     kept = []
     for frame in frames:
         kept.append(frame)
-        for length in range(1, longest + 1):
+        for length in range(1, LONGEST_ROUND + 1):
             first, second = kept[-2 * length:-length], kept[-length:]
             if len(first) == length and [kind(f) for f in first] == [kind(f) for f in second] \
                     and all("call" in f for f in second):
@@ -408,7 +407,7 @@ def whole(frames):
         yield {**frame, **state, "clients": clients}
 
 
-def record(number, build):
+def record(number, build=harness.BUILD):
     """Record a stage. Raises PermissionError where ptrace is not allowed."""
     stage = harness.Stage(number, build=build)
     try:
@@ -452,16 +451,7 @@ def wrong_numbers(stage):
     frames = list(whole(stage["frames"]))
     for at, frame in enumerate(frames):
         where = f"frame {at} of step {frame['step']}"
-        if frame["queue"] < 0:
-            yield f"{where}: {frame['queue']} in the accept queue"
-        for who, client in frame["clients"].items():
-            for key in ("in", "out", "held", "back", "sent", "got"):
-                if client[key] < 0:
-                    yield f"{where}: {who}: {key} is {client[key]}"
-            if client["got"] > client["sent"]:
-                yield f"{where}: {who} got {client['got']} bytes and sent {client['sent']}"
-            if client["state"] == "answered" and client["got"] != client["all"]:
-                yield f"{where}: {who} is called answered, with bytes missing"
+        yield from (f"{where}: {what}" for what in wrong_moment(frame))
         call = frame.get("call", {})
         if call.get("name") in ("recv", "send") and call["result"] > 0:
             total = received if call["name"] == "recv" else sent
@@ -476,6 +466,20 @@ def wrong_numbers(stage):
                 <= client["sent"]:
             yield (f"{who} sent {client['sent']}, the server received {received.get(who, 0)} and "
                    f"sent {sent.get(who, 0)}, and {client['got']} came back")
+
+
+def wrong_moment(frame):
+    """The same of one frame."""
+    if frame["queue"] < 0:
+        yield f"{frame['queue']} in the accept queue"
+    for who, client in frame["clients"].items():
+        for key in ("in", "out", "held", "back", "sent", "got"):
+            if client[key] < 0:
+                yield f"{who}: {key} is {client[key]}"
+        if client["got"] > client["sent"]:
+            yield f"{who} got {client['got']} bytes and sent {client['sent']}"
+        if client["state"] == "answered" and client["got"] != client["all"]:
+            yield f"{who} is called answered, with bytes missing"
 
 
 def owner(frame, fd):

@@ -15,13 +15,11 @@ import datetime
 import json
 import os
 import pathlib
-import platform
-import re
 import subprocess
 import tempfile
 
 from tests import harness
-from tests.outside import kernel
+from tests.outside import host
 
 HERE = pathlib.Path(__file__).resolve().parent
 MIB = 1024 * 1024
@@ -127,9 +125,7 @@ LESSONS = {
 
 def about():
     """Where and when something was recorded."""
-    cpu = re.search(r"^model name\s*: (.*)", kernel.read_file("/proc/cpuinfo"), re.M)
-    return {"machine": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
-            "kernel": f"{platform.system()} {platform.release()}",
+    return {"machine": f"{host.cpu()}, {os.cpu_count()} cores", "kernel": host.system(),
             "date": datetime.date.today().isoformat()}
 
 

@@ -4,7 +4,6 @@ A check that nothing can fail is worth nothing: each is also put to something br
 """
 
 import copy
-import os
 import pathlib
 import re
 import sys
@@ -15,7 +14,6 @@ import xml.etree.ElementTree
 from tests import harness
 from tests.story import browser, cover, page, record, steps, story, timeline
 
-BUILD = os.environ.get("BUILD", harness.BUILD)
 
 if not browser.program():
     print(f"The page is not tested: {browser.MISSING}", file=sys.stderr)
@@ -162,7 +160,7 @@ class Fresh(unittest.TestCase):
 
     def test_three_stages(self):
         try:
-            stages = [steps.record(number, BUILD) for number in (1, 4, 7)]
+            stages = [steps.record(number) for number in (1, 4, 7)]
         except PermissionError as error:
             self.skipTest(f"ptrace is not permitted here: {error}")
         for stage in stages:
@@ -212,8 +210,7 @@ class InChromium(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.chromium = browser.Browser()
-        cls.addClassCleanup(cls.chromium.__exit__)
+        cls.chromium = cls.enterClassContext(browser.Browser())
         cls.url = (story.HERE / record.PAGE).as_uri()
 
     def open(self, link="", **look):

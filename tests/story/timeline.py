@@ -162,7 +162,8 @@ class Play:
     def _hear(self, words, echo):
         """Note which words were answered; returns what is left of the bytes."""
         while len(echo) >= len(WORD):
-            assert echo.startswith(WORD), "B is answered something else"
+            if not echo.startswith(WORD):
+                raise harness.Fail("B is answered something else")
             next(word for word in words if not word.answered).answered = self.now()
             echo = echo[len(WORD):]
         return echo
@@ -289,7 +290,8 @@ class Play:
                 more = client.try_receive()
             except harness.Gone as gone:
                 return got, sent, "" if got == len(data) else (broken or gone.how).lower()
-            assert data[got:got + len(more)] == more, "other bytes than were sent"
+            if data[got:got + len(more)] != more:
+                raise harness.Fail("other bytes come back than were sent")
             got += len(more)
         return got, sent, "" if got == len(data) else "nothing comes"
 
@@ -313,18 +315,18 @@ def unjudged(one):
     return sum(verdict == MACHINE for _, _, verdict in one["B"])
 
 
-def record(number, build, plays=PLAYS, say=print):
+def record(number, build):
     """Play a stage several times.
 
     It is played more often when the machine could not keep up, or while there are words that no
     play could judge.
     """
     kept, tries = [], 0
-    while (len(kept) < plays or unjudged(merged(kept))) and tries < plays + RETRIES:
+    while (len(kept) < PLAYS or unjudged(merged(kept))) and tries < PLAYS + RETRIES:
         kept.append(play(number, build))
         tries += 1
-        if behind(kept[-1]) > BEHIND and tries < plays + RETRIES:
-            say(f"  this machine is busy, and {behind(kept.pop()):.1f} s behind the story: again")
+        if behind(kept[-1]) > BEHIND and tries < PLAYS + RETRIES:
+            print(f"  this machine is busy, and {behind(kept.pop()):.1f} s behind the story: again")
     return {"stage": number, "name": harness.STAGES[number], "plays": len(kept),
             "behind": round(max(map(behind, kept)), 2), **merged(kept)}
 

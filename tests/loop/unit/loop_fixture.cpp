@@ -62,6 +62,14 @@ void echo(Conn& conn) {
     conn.consume(bytes.size());
 }
 
+void echo_one(Conn& conn, std::size_t size) {
+    if (conn.input().size() < size) return;
+    conn.write(conn.input().substr(0, size));
+    conn.consume(size);
+}
+
+void take_all(Conn& conn) { conn.consume(conn.input().size()); }
+
 std::string pattern(std::size_t size) {
     std::string bytes(size, '\0');
     std::uint32_t x = 1;

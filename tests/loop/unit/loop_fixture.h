@@ -44,6 +44,8 @@ public:
 };
 
 void echo(Conn& conn);
+void echo_one(Conn& conn, std::size_t size);  // one message of this size, once it is whole
+void take_all(Conn& conn);
 std::string pattern(std::size_t size);  // bytes in which a lost or a moved one shows
 
 // A client that never blocks. What it has received is in `bytes`.
