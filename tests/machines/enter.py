@@ -357,7 +357,7 @@ def no_git(place):
 
 
 def bare(place):
-    """only what .ci/install brings: no git, strace, clang, nc, gdb, valgrind, nginx or wrk"""
+    """g++, make and Python, but no git, strace, clang, nc, gdb, valgrind, nginx or wrk"""
     path_without(place, "git", "git-*", "strace", "clang*", "nc", "nc.*", "gdb", "valgrind",
                  "nginx", "wrk", "redis-*", "sudo")
 
