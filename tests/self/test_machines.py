@@ -202,8 +202,8 @@ class Install(unittest.TestCase):
 
     def test_it_brings_what_chapter_1_asks_for(self):
         chapter = pathlib.Path(harness.ROOT, "01-blocking/README.md").read_text("utf-8")
-        asked = re.search(r"from the packages `(\S+)`\s+and `(\S+)`", chapter)
-        for package in (*asked.groups(), "g++", "make", "python3"):
+        self.assertRegex(chapter, r"`nc` and `strace`, which `sh .ci/install` has\s+brought along")
+        for package in ("netcat-openbsd", "strace", "g++", "make", "python3"):
             self.assertIn(f" {package} ", self.install().replace("\n", " "))
 
     def test_the_other_nc_is_not_enough(self):
