@@ -164,7 +164,7 @@ per-client: all  ## a thread for each client beside stage 4: memory, switches, p
 threads: all  ## stage 7 with several loops: how connections spread; the gain
 	@$(PYTHON) -m tests.bench.threads --build $(B)
 
-restart: all  ## servers replaced while requests go on, alone and behind HAProxy
+restart: all  ## servers replaced while requests go on, alone or behind HAProxy
 	@$(PYTHON) -m tests.beyond.restart --build $(B) $(ARGS)
 
 processes: all  ## four processes on one port: balance, caches, losses in a crash

@@ -56,7 +56,8 @@ public:
 
     // Bytes have come. Take whole messages from the front of conn.input() with conn.consume(). What
     // is left stays, and is offered again: in the next turn if this call took something (there may
-    // be another message), otherwise once more bytes have come.
+    // be another message), otherwise once more bytes have come. When the client has sent its end,
+    // its connection ends by itself once all answers have gone; hold() puts that off.
     virtual void on_read(Conn& conn) = 0;
 
     // The connection is over: the last call for it, exactly once for every one that was accepted or
@@ -168,9 +169,9 @@ public:
     // it cannot be watched, or after a stop(), as in connect().
     bool listen(Fd listener);
 
-    // Begin a connection. on_connect() follows, or on_close() with the error. Writing to it may
-    // begin at once. nullptr, with errno and no further call, when no socket could be made, or
-    // (ECANCELED) when the listeners are closed after a stop().
+    // Begin a connection; parse_address() makes an Address. on_connect() follows, or on_close()
+    // with the error. Writing to it may begin at once. nullptr, with errno and no further call,
+    // when no socket could be made, or (ECANCELED) when the listeners are closed after a stop().
     Conn* connect(const Address& to);
 
     // Call on_fd() when `fd` is ready for `events` (EPOLLIN, EPOLLOUT); again, to change the

@@ -181,14 +181,8 @@ def spread_labels(places, distance):
     return [(y - shift / max(len(placed), 1), what) for y, what in placed]
 
 
-def idle_curve(data):
-    """What a wake-up costs against how many clients are silent."""
-    found = curves(data)
-    if not found:
-        return None
-    svg = Svg("What a wake-up costs",
-              "Server CPU per message of the one client that talks, while others are connected and"
-              " silent")
+def axes(svg, found):
+    """Draw a grid in which all points fit. The axes, from clients to x and from us to y."""
     costs = [us for points, _ in found.values() for _, us in points]
     counts = [n for points, _ in found.values() for n, _ in points]
     bottom = 400
@@ -203,7 +197,18 @@ def idle_curve(data):
         svg.text(x(value), bottom + 20, f"{value:,}", "muted", "middle")
     svg.line([(x.begin, bottom), (x.end, bottom)], "axis")
     svg.text((x.begin + x.end) / 2, bottom + 40, "idle clients", "muted", "middle")
+    return x, y
 
+
+def idle_curve(data):
+    """What a wake-up costs against how many clients are silent."""
+    found = curves(data)
+    if not found:
+        return None
+    svg = Svg("What a wake-up costs",
+              "Server CPU per message of the one client that talks, while others are connected and"
+              " silent")
+    x, y = axes(svg, found)
     labels = []
     for stage, (points, end) in found.items():
         svg.line([(x(n), y(us)) for n, us in points], f"{css(stage)}-line")

@@ -9,8 +9,7 @@ import unittest
 
 from tests import harness
 
-BUILD = os.environ.get("BUILD", harness.BUILD)
-PROGRAM, LOAD = os.path.join(BUILD, "07-client"), os.path.join(BUILD, "load")
+PROGRAM, LOAD = os.path.join(harness.BUILD, "07-client"), os.path.join(harness.BUILD, "load")
 
 # Runs a program where there is one port to connect from, and "lo" as the only device, which is up
 # (netdevice(7): SIOCSIFFLAGS, IFF_UP).
@@ -36,7 +35,7 @@ class Client(unittest.TestCase):
     """Against a real server, and against some that are none."""
 
     def test_all_come_back(self):
-        stage = harness.Stage(7, build=BUILD)
+        stage = harness.Stage(7)
         self.addCleanup(stage.stop)
         port = stage.start().port
         for connections, count, size in ((1, 10, 64), (100, 5, 0), (3, 3, harness.MIB)):

@@ -18,8 +18,7 @@ import unittest
 from tests import harness
 from tests.outside import kernel
 
-BUILD = os.environ.get("BUILD", harness.BUILD)
-PROGRAM = os.path.join(BUILD, "07-http")
+PROGRAM = os.path.join(harness.BUILD, "07-http")
 KIB, MIB = harness.KIB, harness.MIB
 ROW = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.\n"
 HEAD_LIMIT = 8 * KIB  # bytes

@@ -10,7 +10,6 @@ import unittest
 from tests import harness
 from tests.outside import kernel
 
-BUILD = os.environ.get("BUILD", harness.BUILD)
 PROGRAMS = {"07-evloop": harness.frame(b"hello"),
             "07-http": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"}
 
@@ -54,7 +53,7 @@ def with_each_program(test):
     def run(self):
         for name, request in PROGRAMS.items():
             with self.subTest(program=name):
-                test(self, os.path.join(BUILD, name), request)
+                test(self, os.path.join(harness.BUILD, name), request)
     return run
 
 

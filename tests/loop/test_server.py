@@ -5,7 +5,7 @@ import unittest
 
 from tests import harness
 
-PROGRAM = os.path.join(os.environ.get("BUILD", harness.BUILD), "07-evloop")
+PROGRAM = os.path.join(harness.BUILD, "07-evloop")
 MAX_JOBS = 32  # worker.h
 LONG, SHORT = harness.frame(b"sleep 10000"), harness.frame(b"sleep 1 please")
 

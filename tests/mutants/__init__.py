@@ -21,4 +21,10 @@ Flags       for the compiler: -fsanitize=address where memory is used that was g
             it is no matter of luck whether the test fails
 
 and behind them, in free words, what a user would see. Row or Test, one must be there.
+
+    patch       a patch with a head, and how it is applied to a copy
+    mutant      what the head of a mutant says
+    workshop    where mutants are compiled
+    notice      who notices one
+    __main__    all of them: `make break-N`, `make patches`
 """

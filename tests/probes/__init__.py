@@ -1,6 +1,20 @@
 """The probes. Each module registers its own when it is imported; load() imports them all.
 
 A row is a fault that servers meet in production. Some rows have several probes.
+
+    agreement    row 0: the line on stdout, and an echo
+    sharing      1 to 4, 16 and 31: many clients
+    streams      5, 6, 8 and 17: bytes, however they are cut
+    stuck        6 and 8: output that could not be sent yet
+    slow         7 and 15: clients that do not read, and a server with nothing to do
+    leaving      9, 18 and 19: resets, restarts, and what is left behind
+    syscalls     10, 11, 13 and 14: calls that are interrupted, fail, or do a part
+    exhausted    12: no descriptor is free
+    frames       20: what is no frame
+    deadlines    27 and 28: clients that never finish, and SIGTERM
+    soak         32: clients at random
+    footing      33 to 36: what the server itself stands on
+    flood        a client that sends more than it reads, for several of these
 """
 
 import importlib
