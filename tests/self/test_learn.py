@@ -1,6 +1,5 @@
 """Starters compile and say what to do; each step of build-N turns its row."""
 
-import os
 import pathlib
 import subprocess
 import tempfile
