@@ -19,6 +19,7 @@ BUILD = pathlib.Path(harness.BUILD)  # --build changes it
 STAGES = tuple(harness.STAGES.values())
 PHASE_SECONDS = 120  # for one phase of the generator, which has shorter deadlines of its own
 WRONG = "WRONG BYTES"
+DROPPED = "dropped: read too slowly"  # stage 5 does so, where the kernel's buffers are small
 PATIENCE_MS = 1000  # without any progress: what is missing by then stays missing
 
 
@@ -134,7 +135,7 @@ def why_not(phase, said):
         if "fd_set" in said:
             return "fd >= 1024"
         if "reads too slowly" in said:
-            return f"{phase['lost']} dropped: read too slowly"
+            return f"{phase['lost']} {DROPPED}"
         if phase.get("failed"):
             return phase["failed"]
         return f"{phase['lost']} lost, {phase['missing']} missing"

@@ -13,7 +13,6 @@ read it. 04-epoll-lt is there for orientation: it does not look for frames.
 import argparse
 import contextlib
 import dataclasses
-import os
 import pathlib
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from tests.bench import rounds
 from tests.bench import scenarios
 from tests.bench import tables
 from tests.harness import runner
+from tests.harness.course import CXX
 
 SOURCES = load.ROOT / "tests" / "bench" / "peers"
 RAW = "raw_epoll"
@@ -60,8 +60,8 @@ def compiled(peer, source, *flags):
             f.stat().st_mtime for f in (source, SOURCES / "echo.h")):
         return ""
     done = subprocess.run(
-        [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-I.",
-         source, *flags, "-o", target],
+        [*CXX, "-std=c++20", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-I.", source, *flags,
+         "-o", target],
         cwd=load.ROOT, capture_output=True, encoding="utf-8", check=False)
     return "" if done.returncode == 0 else done.stderr or "no reason is given"
 

@@ -9,13 +9,13 @@ event, a timer, or the buffer that waits to be sent. test_variants.py builds the
 """
 
 import argparse
-import os
 import re
 import shutil
 import subprocess
 import sys
 
 from tests.book import markdown
+from tests.harness.course import CXX
 from tests.mutants.patch import Patch
 
 PATCHES = markdown.ROOT / "tests" / "book" / "variants"
@@ -59,7 +59,7 @@ def build(name, tree):
         shutil.copytree(markdown.ROOT / part, tree / part)
     Patch(PATCHES / f"{name}.patch").apply(tree)
     library = [f"{folder}/evloop.cpp"] if folder == "07-evloop" else []
-    subprocess.run([os.environ.get("CXX", "g++"), "-std=c++20", "-Wall", "-Wextra", "-Wpedantic",
+    subprocess.run([*CXX, "-std=c++20", "-Wall", "-Wextra", "-Wpedantic",
                     "-Werror", "-I.", f"{folder}/server.cpp", *library, "-o", "server",
                     "-pthread"], cwd=tree, check=True)
     return tree / "server"

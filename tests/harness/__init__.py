@@ -28,7 +28,7 @@ One file for each job:
 
 from tests.harness.cell import CELL_FAILSAFE, Cell, run_cell, run_probe
 from tests.harness.client import WHOSE, Client
-from tests.harness.course import BUILD, KIB, MIB, ROOT, SAN, SLOWER, STAGES
+from tests.harness.course import BUILD, CXX, KIB, MIB, ROOT, SAN, SLOWER, STAGES
 from tests.harness.messages import (counted, difference, frame, frames, pattern, printable, right,
                                     show)
 from tests.harness.processes import (adopt_orphans, die_with_parent, end_descendants, ended,

@@ -8,7 +8,6 @@ you see is built and run at that moment.
 
 import argparse
 import difflib
-import os
 import pathlib
 import shutil
 import sys
@@ -133,7 +132,7 @@ def main():
         print("make build-N: N is 1 to 6. Stage 7 is a library: make break-7 shows its mutants.",
               file=sys.stderr)
         return 2
-    if not shutil.which(os.environ.get("CXX", "g++")):
+    if not shutil.which(harness.CXX[0]):
         print("make build-N needs a compiler: apt-get install g++", file=sys.stderr)
         return 2
     probes.load()

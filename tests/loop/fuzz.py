@@ -93,7 +93,7 @@ PLANTED = [
 def build(name, program, folder=ROOT, fuzzing=True):
     """Compile a fuzzer; without `fuzzing`, the program that only replays."""
     command = ["clang++", *FLAGS, "-fsanitize=fuzzer,address,undefined"] if fuzzing else \
-        [os.environ.get("CXX", "g++"), *FLAGS, "-fsanitize=address,undefined",
+        [*harness.CXX, *FLAGS, "-fsanitize=address,undefined",
          "tests/loop/fuzz/replay.cpp"]
     done = subprocess.run([*command, *WARNINGS, *SOURCES[name], "-o", str(program)], cwd=folder,
                           capture_output=True, encoding="utf-8")

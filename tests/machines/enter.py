@@ -341,6 +341,11 @@ def strict_python(_place):
     os.environ.update(PYTHONOPTIMIZE="2", PYTHONWARNINGS="error")
 
 
+def wrapped_compiler(_place):
+    """CXX is a command of two words, as in CXX='ccache g++'"""
+    os.environ["CXX"] = "env g++"
+
+
 def preloads(_place):
     """a library is loaded into every program, and it is not there"""
     os.environ["LD_PRELOAD"] = "/nonexistent/lib.so"
@@ -352,7 +357,7 @@ def no_git(place):
 
 
 def bare(place):
-    """only what .ci/install brings: no git, strace, clang, nc, gdb, valgrind, nginx or wrk"""
+    """g++, make and Python, but no git, strace, clang, nc, gdb, valgrind, nginx or wrk"""
     path_without(place, "git", "git-*", "strace", "clang*", "nc", "nc.*", "gdb", "valgrind",
                  "nginx", "wrk", "redis-*", "sudo")
 
@@ -411,7 +416,7 @@ def full_disk(_place):
 MACHINES = {
     "odd-path": odd_path, "tarball": other_tree,
     "german": german, "latin-1": latin_1, "ascii": ascii_only, "far-away": far_away,
-    "strict-python": strict_python, "preloads": preloads,
+    "strict-python": strict_python, "wrapped-compiler": wrapped_compiler, "preloads": preloads,
     "bare": bare, "no-git": no_git,
     "1-gib": gib, "one-cpu": one_cpu,
     "soft-1024": soft_1024, "hard-1024": hard_1024, "hard-4096": hard_4096,
@@ -461,7 +466,7 @@ def main():
     options = arguments.parse_args()
     if not options.command:
         for name, make in MACHINES.items():
-            print(f"{name:14} {make.__doc__}")
+            print(f"{name:16} {make.__doc__}")
         return 2 if options.names else 0
     names = options.names.split("+")
     unknown = set(names) - set(MACHINES)

@@ -60,9 +60,9 @@ FULL = {
 }
 MACHINES = ["soft-1024", "hard-1024", "hard-4096", "no-ipv6", "no-inet6", "no-ptrace", "no-shm",
             "hidepid+user", "one-cpu", "1-gib", "read-only", "odd-path", "tarball+no-git", "bare",
-            "german", "latin-1", "ascii", "far-away", "strict-python", "preloads", "noexec-tmp",
-            "full-tmp", "few-ports", "small-mtu", "user+umask-077", "no-stdin", "no-stdout",
-            "no-stderr", "no-reader", "full-disk"]
+            "german", "latin-1", "ascii", "far-away", "strict-python", "wrapped-compiler",
+            "preloads", "noexec-tmp", "full-tmp", "few-ports", "small-mtu", "user+umask-077",
+            "no-stdin", "no-stdout", "no-stderr", "no-reader", "full-disk"]
 # What README.md shows of each machine.
 SHOWN = ("step", "check", "break", "trace", "diff", "rows", "prose", "compare")
 # Where a command may end with another status than 0, if it says this.

@@ -8,9 +8,9 @@ import re
 import subprocess
 import sys
 
+from tests.harness.course import CXX
 from tests.mutants.mutant import ROOT
 
-CXX = os.environ.get("CXX", "g++")
 TEST_FLAGS = ["-std=c++20", "-O0", "-pthread"]  # to compile takes longer than to run
 SERVER_FLAGS = ["-std=c++20", "-O1", "-pthread"]
 LIBRARY = "07-evloop/evloop.cpp"
@@ -164,7 +164,7 @@ def compiler(to, arguments):
     """Run the compiler; what it says is the exception when it fails."""
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(to.name + ".partial")
-    done = subprocess.run([CXX, *arguments, "-o", str(partial)], cwd=ROOT, capture_output=True,
+    done = subprocess.run([*CXX, *arguments, "-o", str(partial)], cwd=ROOT, capture_output=True,
                           encoding="utf-8", errors="replace")
     if done.returncode != 0:
         raise RuntimeError("it does not build:\n" + done.stderr[:2000])

@@ -1,6 +1,5 @@
 """Starters compile and say what to do; each step of build-N turns its row."""
 
-import os
 import pathlib
 import subprocess
 import tempfile
@@ -10,7 +9,6 @@ from tests import harness
 from tests.learn import start
 from tests.self import scripts
 
-CXX = os.environ.get("CXX", "g++")
 
 
 class Starters(unittest.TestCase):
@@ -29,7 +27,7 @@ class Starters(unittest.TestCase):
                 text = path.read_text("utf-8")
                 self.assertGreaterEqual(text.count("To do: "), 3)
                 self.assertIn(f'{{"{name}", {9000 + number}}}', text)
-                subprocess.run([CXX, "-std=c++20", "-Wall", "-Wextra", "-Werror", "-I.",
+                subprocess.run([*harness.CXX, "-std=c++20", "-Wall", "-Wextra", "-Werror", "-I.",
                                 "-fsyntax-only", str(path)], cwd=harness.ROOT, check=True)
                 self.assertLessEqual(max(map(len, text.splitlines())), 100)
 

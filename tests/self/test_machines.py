@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 import shutil
 import socket
 import subprocess
@@ -142,14 +141,25 @@ class Right(unittest.TestCase):
         self.assertRegex(self.verdict("few-ports", code), "^- this machine has no port left")
 
     def test_small_packets_are_no_fault_of_a_server(self):
-        done = enters("small-mtu", "python3", "-m", "tests.learn.check", "5", "--rows", "14")
-        self.assertEqual(done.returncode, 0, done.stdout)
+        for command in ("tests.learn.check 5 --rows 14", "tests.bench.compare --quick --no-charts "
+                        "--stages 5 --scenarios c1 --json /dev/null"):
+            with self.subTest(command):
+                done = enters("small-mtu", "python3", "-m", *command.split())
+                self.assertEqual(done.returncode, 0, done.stdout)
 
     def test_settings_of_python(self):
         for command in ("python3 -m tests.learn.solution 2 1",
                         "env PYTHONSAFEPATH=1 make -s solution-2 X=1"):
             done = enters("strict-python", *command.split())
             self.assertEqual((done.returncode, done.stderr), (0, ""), command)
+
+    def test_a_compiler_of_two_words(self):
+        code = ("from tests.story import story\nfrom tests.mutants import workshop\n"
+                "import pathlib, tempfile\nwith tempfile.TemporaryDirectory() as place:\n"
+                "    to = pathlib.Path(place, 'header.gch')\n"
+                "    workshop.compiler(to, ['-I.', '-x', 'c++-header', 'common/fd.h'])\n"
+                "    print(bool(story.sizes()), to.exists())")
+        self.assertEqual(said("wrapped-compiler", code), "True True")
 
     def test_what_is_loaded_into_every_program(self):
         code = "import os, tests; print(os.environ.get('LD_PRELOAD'))"
@@ -191,8 +201,8 @@ class Install(unittest.TestCase):
 
     def test_it_brings_what_chapter_1_asks_for(self):
         chapter = pathlib.Path(harness.ROOT, "01-blocking/README.md").read_text("utf-8")
-        asked = re.search(r"from the packages `(\S+)`\s+and `(\S+)`", chapter)
-        for package in (*asked.groups(), "g++", "make", "python3"):
+        self.assertRegex(chapter, r"`nc` and `strace`, which `sh .ci/install` has\s+brought along")
+        for package in ("netcat-openbsd", "strace", "g++", "make", "python3"):
             self.assertIn(f" {package} ", self.install().replace("\n", " "))
 
     def test_the_other_nc_is_not_enough(self):

@@ -577,7 +577,8 @@ class Words(unittest.TestCase):
     def test_a_number_and_its_noun_agree_everywhere(self):
         """A number that is put before a plural will be 1 one day: counted() knows."""
         plural = re.compile(r"\{[^{}]*[a-z][^{}]*\}( \w+)? (bytes|clients|connections|descriptors|"
-                            "processes|threads|wake-ups|calls|signals|probes|messages|lines|rows)\\b")
+                            "processes|threads|wake-ups|calls|signals|probes|messages|"
+                            "lines|rows)\\b")
         for folder in "probes", "harness", "learn":
             for path in pathlib.Path(harness.ROOT, "tests", folder).glob("*.py"):
                 for at, line in enumerate(path.read_text("utf-8").splitlines(), 1):

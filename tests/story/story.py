@@ -133,6 +133,5 @@ def sizes():
     """{what: bytes} of the structures of select(), poll() and epoll, as the compiler sees them."""
     with tempfile.TemporaryDirectory() as folder:
         program = os.path.join(folder, "sizes")
-        subprocess.run([os.environ.get("CXX", "g++"), HERE / "sizes.cpp", "-o", program],
-                       check=True)
+        subprocess.run([*harness.CXX, HERE / "sizes.cpp", "-o", program], check=True)
         return json.loads(subprocess.run([program], check=True, capture_output=True).stdout)
