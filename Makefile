@@ -69,7 +69,7 @@ $(B)/unit: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/loop/unit/*.cpp)) $(lo
 	$(link)
 
 # Tests are built in half the time without optimisation. What they test is optimised.
-$(B)/obj/tests/loop/unit/%.o: CXXFLAGS += -O0
+$(B)/obj/tests/loop/unit/%.o: CXXFLAGS += -O0 -g1
 
 # The loop on a kernel in miniature: the linker puts it in the place of the real calls.
 $(B)/sim: LDLIBS += @tests/loop/sim/link.opts

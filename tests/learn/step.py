@@ -20,7 +20,7 @@ TRY = {
     3: ("ulimit -Sn 4096               in both terminals, and before the server",
         "python3 -c \"import socket as s; "
         "c = [s.create_connection(('127.0.0.1', 9003)) for _ in range(1100)]; input()\"",
-        "Nothing is said: all are served. Stage 2 serves 1,020 and refuses the rest."),
+        "The server says no word, and serves them all. Stage 2 serves 1,020 and refuses the rest."),
     4: ("nc 127.0.0.1 9004             it answers",
         "bash -c 'head -c 64000000 /dev/zero > /dev/tcp/127.0.0.1/9004'",
         "The second sends 64 MB and does not read. Now the nc gets no answer any more."),
@@ -50,7 +50,7 @@ def check(number, build):
                 wrong.append(f"row {probe.row}, {probe.title}: {problem}")
             elif verdict.outcome == "L":
                 lessons.append(f"row {probe.row}, {probe.title}: it {verdict.kind}")
-    print(f"{harness.STAGES[number]} is built, and {len(tasks) - len(wrong)} of "
+    print(f"{harness.STAGES[number]} is built. {len(tasks) - len(wrong)} of "
           f"{harness.counted(len(tasks), 'quick probe')} came out as its chapter says.")
     for text in lessons:
         print(textwrap.fill(f"meant to fail, {text}", 80, initial_indent="  ",

@@ -38,9 +38,9 @@ class Workshop:
         if sources:
             make(*sorted(map(self.of_make, sources)), f"B={self.build}", "SAN=")
         self.needs = {source: self.noted(source) for source in sources}
-        self.headers = []
+        self.headers = {}  # {"07-evloop" or "tests": what includes the system's headers}
         if sum(bool(mutant.tests) for mutant in mutants) >= MANY:
-            self.headers = self.compile_headers()
+            self.headers = {room: self.compile_headers(room) for room in ("07-evloop", "tests")}
 
     def tree(self, mutant):
         """A copy of the mutant's stage, with its patch. Made once."""
@@ -104,19 +104,22 @@ class Workshop:
         to = self.home(mutant if own else None, extra) / "objects" / name
         with missing(to) as is_missing:
             if is_missing:
-                headers = self.headers if flags == TEST_FLAGS and not extra else []
+                headers = self.headers.get(source.split("/")[0], [])
+                if extra or flags != TEST_FLAGS:  # which they were compiled for
+                    headers = []
                 of_tree = (tree / source).exists()  # the tests are not copied, only the stage is
                 compiler(to, [*flags, *extra, *headers, f"-I{tree}", f"-I{ROOT}", f"-I{UNIT}",
                               "-c", str((tree if of_tree else ROOT) / source)])
         return to
 
-    def compile_headers(self):
-        """Compile all headers of the system that a source needs; returns what includes them."""
-        texts = [(ROOT / name).read_text("utf-8") for name in set().union(*self.needs.values())]
+    def compile_headers(self, room):
+        """Compile all headers of the system that its sources need; returns what includes them."""
+        needs = (self.needs[source] for source in self.needs if source.startswith(room))
+        texts = [(ROOT / name).read_text("utf-8") for name in set().union(*needs)]
         lines = set(re.findall(r"^#include <.*", "\n".join(texts), re.M))
-        header = self.place / "system.h"
+        header = self.place / f"system-{room}.h"
         header.write_text("\n".join(sorted(lines)) + "\n", "utf-8")
-        compiler(header.with_name("system.h.gch"), [*TEST_FLAGS, "-x", "c++-header", str(header)])
+        compiler(pathlib.Path(f"{header}.gch"), [*TEST_FLAGS, "-x", "c++-header", str(header)])
         return ["-include", str(header)]
 
     def changes(self, mutant, source):

@@ -19,6 +19,12 @@ def system():
     return f"{platform.system()} {platform.release()}"
 
 
+def ready():
+    """How many threads run, or could if there were a core for them (proc(5), /proc/loadavg)."""
+    words = kernel.read_file("/proc/loadavg").split()
+    return max(1, int(words[3].partition("/")[0])) if len(words) > 3 else 1
+
+
 def number_in(path, index=0):
     """A number in a file of /proc/sys or a cgroup; infinite if there is none, or no limit."""
     words = kernel.read_file(path).split()

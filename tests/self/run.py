@@ -28,13 +28,14 @@ import time
 
 from tests import harness
 from tests.harness import runner
-from tests.outside import kernel
+from tests.outside import host, kernel
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PYTHON = [sys.executable, "-X", "faulthandler"]  # no variable, which all servers would inherit
 SAN = os.environ.get("SAN", "")
 SAY_EVERY = 30  # seconds, where a line cannot be written over
 SILENCE = 1200.0 * harness.SLOWER  # seconds without a word or a step, after which a suite hangs
+LOOK_EVERY = 2  # seconds
 LAST_WORDS = 10.0  # seconds for the tracebacks of one that does
 
 # Suites whose result does not depend on SAN, and what they build.
@@ -113,6 +114,37 @@ def doing(pid):
     return f"{pid} {kernel.state(pid)} in {call[0] if call else 'no call'}: {command[:200]}"
 
 
+class Silence:
+    """For how many seconds a suite has said nothing.
+
+    While one of its processes is ready to run, a second counts as much as each that is ready gets
+    of a core: on a busy machine that is little, and the suite is only slow.
+    """
+
+    def __init__(self, pid):
+        self.pid = pid
+        self.end()
+
+    def end(self):
+        """It has said something."""
+        self.counted, self.looked = 0.0, time.monotonic()
+
+    def seconds(self):
+        """So far. From time to time this looks at its processes."""
+        now = time.monotonic()
+        if now - self.looked >= LOOK_EVERY:
+            self.counted += (now - self.looked) * self.share()
+            self.looked = now
+        return self.counted
+
+    def share(self):
+        """Of a core, for each that is ready; 1 if it is none of its processes."""
+        family = [self.pid, *kernel.descendants(self.pid)]
+        if not any("R" in kernel.thread_states(pid) for pid in family):
+            return 1.0
+        return min(1.0, len(os.sched_getaffinity(0)) / host.ready())
+
+
 class Suite:
     """A suite at work: what it has printed, how far it says that it is, and whether it hangs."""
 
@@ -127,13 +159,12 @@ class Suite:
             env={**os.environ, "BUILD": str(build),
                  "PROGRESS": f"{steps_end}:{os.fstat(steps_end).st_ino}"})
         os.close(steps_end)
-        self.deadline = harness.Deadline(SILENCE, self.process.pid)
+        self.silence, self.last_words = Silence(self.process.pid), None
 
     def read(self, descriptor):
         """More of its output, or of its steps. False when there will be no more."""
         data = os.read(descriptor, 1 << 16)
-        if self.below is None:
-            self.deadline = harness.Deadline(SILENCE, self.process.pid)
+        self.silence.end()
         if descriptor != self.steps:
             self.output += data
         elif data:
@@ -145,14 +176,13 @@ class Suite:
 
         The first time that it was silent for too long it is told to say where it is.
         """
-        if not self.deadline.passed():
-            return False
-        if self.below is None:
+        if self.last_words:
+            return self.last_words.passed()
+        if self.silence.seconds() >= SILENCE:
             self.below = {pid: doing(pid) for pid in kernel.descendants(self.process.pid)}
-            self.deadline = harness.Deadline(LAST_WORDS)
+            self.last_words = harness.Deadline(LAST_WORDS)
             os.kill(self.process.pid, signal.SIGABRT)  # Python answers with all its tracebacks
-            return False
-        return True
+        return False
 
     def end(self):
         """Wait for its end and print what it has said. Returns what has failed, in words."""

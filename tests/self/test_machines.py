@@ -149,7 +149,7 @@ class Right(unittest.TestCase):
 
     def test_settings_of_python(self):
         for command in ("python3 -m tests.learn.solution 2 1",
-                        "env PYTHONSAFEPATH=1 make -s solution-2 X=1"):
+                        "env -u MAKEFLAGS PYTHONSAFEPATH=1 make -s solution-2 X=1"):
             done = enters("strict-python", *command.split())
             self.assertEqual((done.returncode, done.stderr), (0, ""), command)
 

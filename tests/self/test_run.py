@@ -158,6 +158,20 @@ class Hangs(WithSuites):
             print(subprocess.Popen(["sleep", "1000000"]).pid, "was left")""")
         os.kill(int(re.search(r"(\d+) was left", said)[1]), signal.SIGKILL)
 
+    def test_waiting_for_a_core_is_no_silence(self):
+        core = min(os.sched_getaffinity(0))
+        with mock.patch.object(os, "sched_getaffinity", return_value={core}), run.busy(9, core):
+            for code, ready in (("while True: pass", True), ("sys.stdin.read()", False)):
+                code = f"import sys; print(1, flush=True)\n{code}"
+                with harness.ended(subprocess.Popen(
+                        [sys.executable, "-c", code], stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE)) as process:
+                    process.stdout.readline()
+                    harness.wait_for(lambda: ready or kernel.blocked_call(process.pid),
+                                     "it sleeps")
+                    share = run.Silence(process.pid).share()
+                    self.assertEqual(share < 0.5, ready, share)
+
     def test_a_sum_before_it_hung_is_counted(self):
         sums, _, _ = self.run_them("import time\n"
                                    "print('5 passed, 1 failed', flush=True); time.sleep(1e6)")
