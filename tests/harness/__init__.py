@@ -23,9 +23,10 @@ One file for each job:
     registry    the list of all probes               stage       what a probe gets
     messages    frames, and bytes for people         cell        a probe in a process of its own
     waiting     for a condition, and not for ever    runner      many probes, a few at a time
-    processes   none outlives what started it
+    processes   none outlives what started it        cause       why a server gets no further
 """
 
+from tests.harness.cause import ENDED, finding
 from tests.harness.cell import CELL_FAILSAFE, Cell, run_cell, run_probe
 from tests.harness.client import WHOSE, Client
 from tests.harness.course import BUILD, CXX, KIB, MIB, ROOT, SAN, SLOWER, STAGES
@@ -34,7 +35,7 @@ from tests.harness.messages import (counted, difference, frame, frames, pattern,
 from tests.harness.processes import (adopt_orphans, die_with_parent, end_descendants, ended,
                                      gigabytes, heed_interrupts, raise_fd_limit, tied)
 from tests.harness.registry import PROBES, Probe, probe, probes
-from tests.harness.server import ENDED, LINE, Server, finding, plug
+from tests.harness.server import LINE, Server, plug
 from tests.harness.stage import Stage
 from tests.harness.verdict import (Fail, Gone, Lesson, NoStart, NotTried, QueueFull, Verdict,
                                    judge, untried)

@@ -1,13 +1,11 @@
 """A running server: how it is started, watched, steered and ended."""
 
 import collections
-import errno
 import os
 import re
 import resource
 import select
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,9 +13,9 @@ import tempfile
 import threading
 import time
 
+from tests.harness import cause
 from tests.harness.client import Client
 from tests.harness.course import MIB, SLOWER
-from tests.harness.messages import printable
 from tests.harness.processes import die_with_parent, heed_interrupts
 from tests.harness.verdict import Fail, NoStart, QueueFull
 from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, Stillness, wait_for
@@ -25,67 +23,7 @@ from tests.outside import kernel, runtime
 
 LAST_MS = 1000 * SLOWER  # CPU time in which a process that dies has died
 LINE = "a line on stdout that ends in: listening on HOST:PORT"
-BUG = "where it is when it dies: the probe has only triggered it. "
 FIRST = "listen first, then print the line and flush stdout"
-DOS = "a carriage return at its end: save it with the line ends of Unix (sed -i 's/\\r$//')"
-BY_HAND = "what it says when you start it so yourself"
-ENDED = "why it ends: a server goes on when a client has left, and stays in the foreground"
-DEATHS = {  # what to look at, and what to write
-    **dict.fromkeys((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL),
-                    (BUG, "")),  # and with what to see it: debugger()
-    signal.SIGPIPE: ("send(2): EPIPE; signal(7): SIGPIPE ends a process that does not handle it",
-                     "give send() MSG_NOSIGNAL, or ignore SIGPIPE: then it fails with EPIPE"),
-    signal.SIGKILL: ("who sends SIGKILL: the kernel does it when memory is short (dmesg)", ""),
-}
-
-ABORTED = (  # SIGABRT with these words: what to look at, and what to write
-    ("terminate called without an active exception",
-     "std::thread: it ends the program if it goes out of scope before join() or detach()",
-     "detach() it; or keep it, and join() it when its client has left"),
-    ("terminate called", "the exception in its last words: nothing catches it",
-     "catch it where it is thrown, and let it cost no more than the client that it is about"),
-    ("[Aa]ssert", "the assertion in its last words: it names the line, and what is not so there",
-     ""),
-    (r"^\*\*\* |free\(\)|alloc\(\)|chunk|corrupt",
-     "memory that it writes to and does not own: -fsanitize=address names the line",
-     "look at the length of each copy into a buffer, and at what is freed twice"),
-    ("", "abort(3): who calls it, and why? ", ""),
-)
-ASLEEP = (  # what to look at when all sleep in these calls, and a client's bytes are there
-    ({"accept", "accept4"},
-     "accept(2): without O_NONBLOCK on the listener it sleeps until another client comes"),
-    ({"select", "pselect6"},
-     "select(2): it overwrites the sets. Is this client in those that you give it?"),
-    ({"poll", "ppoll"}, "poll(2): is this client in the array, with POLLIN?"),
-    ({"epoll_wait", "epoll_pwait"},
-     "epoll(7): is it in the list? With EPOLLET, has it been read until EAGAIN?"),
-    (kernel.RECEIVING, "recv(2): without O_NONBLOCK it sleeps until that client sends"),
-    (kernel.SENDING, "send(2): without O_NONBLOCK it sleeps until that client reads"),
-)
-SHARED = ("pthread_create(3): two threads wait for the bytes of one client",
-          "give each thread the number itself, not a pointer to a variable that changes")
-CLOSED = ("select(2), poll(2): EBADF and POLLNVAL: is a closed descriptor still in the set?",
-          "take it out of the set when you close it")
-BUSY = ("poll(2): which event comes again and again? POLLOUT, while nothing is to be sent? "
-        "POLLHUP, which comes unasked? POLLNVAL, of a number that is closed?", "")
-
-
-def debugger(command):
-    """With what to see where a program dies."""
-    if is_script(command[0]):
-        return "Such a signal comes from C code: of the interpreter, or of a module"
-    get = "" if shutil.which("gdb") else " (apt-get install gdb)"
-    return f"gdb --args {shlex.join(command)}{get}; then run and, where it stops, backtrace. " \
-        "Or build it with -fsanitize=address"
-
-
-def is_script(path):
-    """Does an interpreter run this file?"""
-    try:
-        with open(path, "rb") as file:
-            return file.read(2) == b"#!"
-    except OSError:  # who may run it may not be allowed to read it
-        return False
 
 
 def has_ipv6():
@@ -96,76 +34,6 @@ def has_ipv6():
         return True
     except OSError:
         return False
-
-
-def finding(text, limit=30):
-    """The report of a sanitizer in what a program has said: its first lines."""
-    lines = text.splitlines()
-    begin = next((at for at, line in enumerate(lines)
-                  if re.search("Sanitizer|runtime error", line)), len(lines))
-    return "\n".join(line[:200] for line in lines[begin:begin + limit] if line.strip("= "))
-
-
-def error_line(lines):
-    """Which of a program's last lines says what went wrong? Many print a stack below it."""
-    kinds = (r"\b[\w.:]*(Error|Exception)\b|\bpanic|what\(\):|\b[Aa]ssert|\b[Ff]atal",
-             r"(?i)\berror\b|fail|cannot|can't|unable|denied|invalid|no such|not found")
-    stack = r"\s+(at|from|File)\b|Traceback|Node\.js v|\d+: \(|stack traceback|\s+\S+: (in|at) "
-    own = [line for line in lines if not re.match(stack, line)]
-    for kind in kinds:
-        if found := [line for line in own if re.search(kind, line)]:
-            return found[-1]
-    return (own or lines)[-1]
-
-
-def why_not(path, error):
-    """Why exec() fails, in words that lead to the cause: its own are about something else."""
-    try:
-        with open(path, "rb") as file:
-            begin = file.read(256)
-    except OSError:
-        return ""
-    if error.errno == errno.EACCES:
-        no_programs = os.statvfs(path).f_flag & os.ST_NOEXEC
-        return "; its folder is mounted noexec, and no program runs there" if no_programs else \
-            "; chmod +x makes it executable"
-    if not begin:
-        return "; the file is empty"
-    if begin.startswith(b"\x7fELF"):
-        return why_not_elf(begin[16:18], begin[18:20], error)
-    if error.errno == errno.ENOEXEC:
-        return "; a script needs a first line such as #!/usr/bin/env python3"
-    first = begin.partition(b"\n")[0].decode(errors="replace")
-    return f"; its first line asks for {first[2:].split()[0]}" + (
-        f", and has {DOS}" if first.endswith("\r") else "")
-
-
-def why_not_elf(kind, machine, error):
-    """The same of a program or a part of one. Where these two fields are: elf(5)."""
-    with open("/proc/self/exe", "rb") as file:
-        if machine != file.read(20)[18:]:
-            return "; it was built for another kind of processor"
-    if error.errno == errno.ENOEXEC:
-        return "; it has been compiled, and not linked" if kind in (b"\1\0", b"\0\1") else \
-            "; the file is damaged"
-    return "; the loader that it asks for is missing (readelf -l says which)"
-
-
-def why_not_reported(events):
-    """What to look at when epoll has these masks for a client whose bytes nobody reads."""
-    if events is None or any(mask & select.EPOLLIN for mask in events):
-        return ""
-    if not events:
-        return "epoll_ctl(2): this client is not in the list. Was it added, or removed too early?"
-    if events[0] & select.EPOLLONESHOT:
-        return "epoll_ctl(2): EPOLLONESHOT has fired, and it has not been armed again for EPOLLIN"
-    return "epoll_ctl(2): for this client it does not ask for EPOLLIN. When is it to ask again?"
-
-
-def in_words(name, args):
-    """A system call, and the descriptor that it is about."""
-    about = kernel.RECEIVING | kernel.SENDING | {"accept", "accept4"}
-    return f"{kernel.IN_C.get(name, name)}()" + f" on descriptor {args[0]}" * (name in about)
 
 
 def plug(pipe):
@@ -247,8 +115,9 @@ class Server:
                 stderr=self.stderr_file if stderr is None else stderr, preexec_fn=prepare,
                 env={**os.environ, **(env or {})})
         except OSError as error:
-            raise NoStart(f"it cannot be run: {error.strerror}{why_not(self.command[0], error)}",
-                          expected="an executable file", sent=shlex.join(self.command)) from None
+            why = error.strerror + cause.why_not(self.command[0], error)
+            raise NoStart(f"it cannot be run: {why}", expected="an executable file",
+                          sent=shlex.join(self.command)) from None
         self.pid, self.pids = self.process.pid, [self.process.pid]
 
     def _unplug(self, filler):
@@ -281,9 +150,8 @@ class Server:
                 wait_for(lambda: self.process.poll() is not None, "the end of the process",
                          failsafe=5)
                 look, hint = self._why_dead()
-                if look == ENDED and self.process.returncode != 0:
-                    look = f"its first line, which has {DOS}" if "\\r" in self.last_words() and \
-                        is_script(self.command[0]) else BY_HAND
+                if look == cause.ENDED and self.process.returncode != 0:
+                    look = cause.of_no_start(self.command, self.last_words())
                 raise NoStart(f"{self.describe()}, before it said 'listening on'. "
                               f"{self.last_words()}", LINE, shlex.join(self.command), look, hint)
             self.stdout += data
@@ -368,7 +236,7 @@ class Server:
         return "the server sleeps in " + ", ".join(self._call_text(*call) for call in calls[:3])
 
     def _call_text(self, name, args):
-        text = in_words(name, args)
+        text = cause.in_words(name, args)
         for at, client in enumerate(self.clients[:100] if text.endswith(f" {args[0]}") else [], 1):
             if client.server_fd() == args[0]:
                 return f"{text}, client {at}"
@@ -405,35 +273,19 @@ class Server:
 
     def finding(self):
         """What a sanitizer has said of it; '' if none has."""
-        return finding(self.stderr())
+        return cause.finding(self.stderr())
 
     def last_words(self):
         """The end of stderr, for a message."""
-        if self.finding():
-            return f"A sanitizer says:\n{self.finding()}"
-        lines = re.sub(r"\x1b\[[\d;]*m", "", self.stderr()).strip().splitlines()  # no colours
-        if not lines:
-            return "It said nothing on stderr."
-        return f"Its last words: {printable(error_line(lines[-500:]).strip()[:200])}"
+        return cause.last_words(self.stderr())
 
     def said(self):
         """Its last words, to be put behind something else; '' if there are none."""
         return f". {self.last_words()}" if self.stderr() else ""
 
     def _why_dead(self):
-        """(what to look at, what to write) after its end, by the signal that ended it."""
-        code = self.process.returncode
-        if code > 0 and re.search(r"(?i)unicode|utf-?8|codec|encoding", self.last_words()):
-            return ("recv(2): it returns bytes, which may be no text",
-                    "send back what came, as it is")
-        number = -code if code < 0 else code - 128  # a shell that has run it adds 128
-        if number == signal.SIGABRT:
-            look, hint = next((look, hint) for words, look, hint in ABORTED
-                              if re.search(words, self.stderr(), re.MULTILINE))
-        else:
-            look, hint = DEATHS.get(number, (ENDED, "") if code >= 0 else (
-                f"signal(7): who sends {kernel.signal_name(-code)}", ""))
-        return look + (debugger(self.command) if look.endswith(" ") else ""), hint
+        """(what to look at, what to write) after its end."""
+        return cause.of_death(self.process.returncode, self.command, self.stderr())
 
     def why_stuck(self, spins, fd=None):
         """(what to look at, what to write) when a client's bytes are there and nothing comes.
@@ -441,15 +293,15 @@ class Server:
         fd: this client's descriptor, if it is known.
         """
         if spins:
-            return CLOSED if "Bad file descriptor" in self.said() else BUSY
+            return cause.CLOSED if "Bad file descriptor" in self.said() else cause.BUSY
         calls = self.blocked_calls() or []
         readers = [args[0] for name, args in calls if name in kernel.RECEIVING]
         if len(self.pids) == 1 and len(set(readers)) < len(readers):
-            return SHARED
+            return cause.SHARED
         if fd and any(name.startswith("epoll") for name, _ in calls):
-            if look := why_not_reported(kernel.epoll_events(self.pid, fd)):
+            if look := cause.why_not_reported(kernel.epoll_events(self.pid, fd)):
                 return look, ""
-        looks = {look for names, look in ASLEEP for name, _ in calls if name in names}
+        looks = {look for names, look in cause.ASLEEP for name, _ in calls if name in names}
         return (looks.pop() if len(looks) == 1 else ""), ""
 
     def processes(self):
@@ -461,7 +313,7 @@ class Server:
         """What the processes do that it has started, and that do not listen, for a message."""
         doing = []
         for pid in sorted(set(self.processes()) - set(self.pids)):
-            calls = [in_words(*call) for call in kernel.blocked_calls(pid) or []]
+            calls = [cause.in_words(*call) for call in kernel.blocked_calls(pid) or []]
             name = kernel.read_file(f"/proc/{pid}/comm").strip()
             doing.append(f"{name} sleeps in {', '.join(calls)}" if calls else f"{name} is running")
         return "".join(f"; its process {text}" for text in doing[:most])

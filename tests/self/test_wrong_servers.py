@@ -250,7 +250,8 @@ class WrongServers(ReadersServer):
     def test_hints_are_shown_when_they_are_asked_for(self):
         text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGPIPE, signal.SIG_DFL)")
         result = self.check(text, "9", option="--hint")
-        self.assert_caught(result, "hint: give send() MSG_NOSIGNAL", "closes that one")
+        self.assert_caught(result, "hint: give send() MSG_NOSIGNAL", "closes that one",
+                           "This server fails row 9 of stage 1.")
 
     def test_ends_with_an_exception(self):
         text = script(ONE_AT_A_TIME, reply="raise ValueError('no')")
