@@ -117,7 +117,7 @@ check-%:  ## check-N: every probe of stage N; SERVER=./mine for your own, HINT=7
 	@$(if $(SERVER),$(if $(shell command -v $(CXX)),$(MAKE) --no-print-directory -s $(B)/shim.so),\
 	  $(MAKE) --no-print-directory -s $(B)/$(call stage,$*) $(B)/shim.so)
 	@$(PYTHON) -m tests.learn.check $(if $(call stage,$*),$*) --build $(B) \
-	  $(if $(SERVER),--server '$(SERVER)') $(if $(HINT),--hint $(HINT))
+	  $(if $(SERVER),--server "$$SERVER") $(if $(HINT),--hint $(HINT))
 
 break-%: $(B)/shim.so  ## break-N: what each line of stage N is for: who notices when it is gone
 	@$(PYTHON) -m tests.mutants $* --build $(B) $(if $(EXACT),--exact all)
