@@ -15,7 +15,7 @@ from tests.outside import kernel
 IN_QUEUE = "accept(2): this client is in the queue yet. Who calls accept() for it, and when?"
 WHO_CLOSES = "close(2): who closes this one? A number closed twice may be another client's by then"
 WHOSE = ("which bytes are these? Another client's: two use one buffer. Its own: an offset that has "
-         "not moved, or a part that is sent twice")
+         "not moved, or a part that is sent twice, or never")
 RESET = "close(2): it resets the connection if input is unread, or with SO_LINGER and 0: socket(7)"
 END = "end of file"  # what is waited for
 NOT_CLOSED = "close(2): the server has a descriptor of it yet. After fork(), two processes have one"
@@ -29,7 +29,7 @@ class Client:
     grows beyond it). source is a loopback address to come from: each has 28,000 ports of its own.
     """
 
-    def __init__(self, server, rcvbuf=None, sndbuf=None, source=None, wait=True):
+    def __init__(self, server, rcvbuf=None, sndbuf=None, source=None):
         self.server = server
         self.sock = socket.socket(server.family(), socket.SOCK_STREAM)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -87,6 +87,10 @@ class Client:
     def near_end(self):
         """Our own socket as the kernel sees it."""
         return kernel.find_socket(self.name, self.server_name)
+
+    def packet(self):
+        """The most bytes that the kernel puts into one packet for it: 64 KiB on most loopbacks."""
+        return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
 
     def unread(self):
         """Bytes that have reached the server's kernel and that it has not read."""

@@ -289,12 +289,12 @@ def distance(number, results, rows):
         text += f" {listed(shown).capitalize()} {'do' if len(shown) > 1 else 'does'} not count."
     elif not missing and not untried and not rows:
         text += " Everything as its chapter says."
-    if not missing and number < 7:
+    if not missing and not rows and number < 7:
         text += f" Next: make check-{number + 1} SERVER=..."
     return text
 
 
-def summary(number, results, rows, own):
+def summary(number, results, rows, own, hints):
     """The last lines. Returns the exit status."""
     outcomes = [passes(p, number, v, own) for p, v in results.items()]
     failed, left_out = outcomes.count(False), outcomes.count(None)
@@ -303,7 +303,7 @@ def summary(number, results, rows, own):
         print("\n" + textwrap.fill(distance(number, results, rows), WIDTH))
     elif not failed:
         print(f"\n{harness.STAGES[number]}: everything as its chapter says")
-    if failed and not own and not not_run:
+    if failed and not own and not not_run and not hints:
         row = min(p.row for p, v in results.items() if passes(p, number, v, own) is False)
         print(f"What to write for a row: make check-{number} SERVER=... HINT={row}")
     print(f"{passed} passed, {failed} failed" + f", {left_out} not tried" * (left_out > 0)
@@ -337,7 +337,7 @@ def main():
         return 1
     print("P: passes.  L: a lesson, the stage is meant to fail there.  -: not tried.\n")
     results = run(options.stage, rows, command, options.build, bool(options.hint))
-    return summary(options.stage, results, rows, command is None)
+    return summary(options.stage, results, rows, command is None, bool(options.hint))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def messages(total, seed):
     return data
 
 
-# The ten seconds of the picture
+# The nine seconds of the picture
 
 Scene = collections.namedtuple("Scene", "who title begin end")  # seconds
 

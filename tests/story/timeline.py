@@ -72,7 +72,7 @@ class Patience:
 
 
 class Play:
-    """The ten seconds, once. Each client has a thread of its own, and waits for its turn."""
+    """The nine seconds, once. Each client has a thread of its own, and waits for its turn."""
 
     def __init__(self, server):
         self.server = server

@@ -155,20 +155,27 @@ TEST_P(AcceptErrorTest, IsNotTheEndOfTheQueueWhenTheLoopStops) {
 INSTANTIATE_TEST_SUITE_P(, AcceptErrorTest,
                          testing::Values(ECONNABORTED, EPROTO, ENETDOWN, EHOSTUNREACH, EINTR));
 
-class OutOfResourcesTest : public LoopTest, public testing::WithParamInterface<int> {};
+class OutOfResourcesTest : public LoopTest, public testing::WithParamInterface<int> {
+protected:
+    // From now on accept4() says so. Returns a client that waits for it.
+    Client& waiting_client() {
+        kernel.accept4 = [&](int fd, sockaddr* address, socklen_t* length, int flags) {
+            ++calls;
+            if (out) return fail_with(GetParam());
+            return real::accept4(fd, address, length, flags);
+        };
+        Client& client = add_client();
+        client.send("hello");
+        EXPECT_TRUE(turn_until([&] { return calls > 0; }));
+        return client;
+    }
+    int calls = 0;
+    bool out = true;
+};
 
 // The queue stays full and so "ready": the loop must not run after it, and must come back to it.
 TEST_P(OutOfResourcesTest, PausesTheListenerUntilTheNextTick) {
-    int calls = 0;
-    bool out = true;
-    kernel.accept4 = [&](int fd, sockaddr* address, socklen_t* length, int flags) {
-        ++calls;
-        if (out) return fail_with(GetParam());
-        return real::accept4(fd, address, length, flags);
-    };
-    Client& client = add_client();
-    client.send("hello");
-    EXPECT_TRUE(turn_until([&] { return calls > 0; }));
+    Client& client = waiting_client();
     turn(100);
     EXPECT_EQ(calls, 1);
     pass(1000ms);
@@ -181,16 +188,7 @@ TEST_P(OutOfResourcesTest, PausesTheListenerUntilTheNextTick) {
 
 TEST_P(OutOfResourcesTest, AConnectionThatEndsResumesAtOnce) {
     accepted_client();
-    bool out = true;
-    int calls = 0;
-    kernel.accept4 = [&](int fd, sockaddr* address, socklen_t* length, int flags) {
-        ++calls;
-        if (out) return fail_with(GetParam());
-        return real::accept4(fd, address, length, flags);
-    };
-    Client& client = add_client();
-    client.send("hello");
-    EXPECT_TRUE(turn_until([&] { return calls > 0; }));
+    Client& client = waiting_client();
     out = false;
     clients[0]->close();
     EXPECT_TRUE(turn_until([&] { return client.bytes == "hello"; }));

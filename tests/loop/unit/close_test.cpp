@@ -82,10 +82,7 @@ TEST_F(CloseTest, AClientThatDoesNotReadIsGivenUpAtTheDrainDeadline) {
         conn.write(std::string(8 << 20, 'x'));
         conn.close();
     };
-    Client& client = accepted_client(4096);
-    receiving = false;
-    client.send("go");
-    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    Client& client = slow_client();
     EXPECT_TRUE(rests());
     pass(6000ms);
     EXPECT_TRUE(turn_until([&] { return hooks.closed == 1; }));

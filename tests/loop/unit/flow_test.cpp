@@ -122,10 +122,7 @@ TEST_F(FlowTest, PendingOutputDoesNotWakeTheLoop) {
         conn.consume(conn.input().size());
         conn.write(std::string(8 << 20, 'x'));
     };
-    Client& client = accepted_client(4096);
-    receiving = false;
-    client.send("go");
-    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    Client& client = slow_client();
     EXPECT_TRUE(rests());
     receiving = true;
     EXPECT_TRUE(turn_until([&] { return client.bytes.size() == 8 << 20; }));

@@ -204,6 +204,14 @@ Client& LoopTest::accepted_client(int receive_buffer) {
     return client;
 }
 
+Client& LoopTest::slow_client() {
+    Client& client = accepted_client(4096);
+    receiving = false;
+    client.send("go");
+    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    return client;
+}
+
 Conn* LoopTest::last_conn() {
     const Conn* last = nullptr;
     for (const Conn* conn : hooks.open)

@@ -89,6 +89,7 @@ protected:
     [[nodiscard]] bool run_to_the_end();
     void pass(std::chrono::milliseconds time) { kernel.now += time; }
     Client& accepted_client(int receive_buffer = 0);
+    Client& slow_client();  // its request was read; it has little room, and reads nothing itself
     Conn* last_conn();  // the one that was accepted last
 
     // Does the loop come to rest? It does when nothing but the tick has ended fifty waits in a row.

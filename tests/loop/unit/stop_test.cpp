@@ -87,10 +87,7 @@ TEST_F(StopTest, WhoLingersGetsAGrace) {
         conn.write(std::string(1 << 20, 'x'));
         conn.close();
     };
-    Client& client = accepted_client(4096);
-    receiving = false;
-    client.send("answer me");
-    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    Client& client = slow_client();
     loop().stop();
     turn(3);
     EXPECT_EQ(hooks.closed, 0);
@@ -145,10 +142,7 @@ TEST_F(StopTest, GivesUpAtTheDeadlineOnAClientThatDoesNotRead) {
         conn.consume(conn.input().size());
         conn.write(std::string(8 << 20, 'x'));
     };
-    Client& client = accepted_client(4096);
-    receiving = false;
-    client.send("go");
-    EXPECT_TRUE(turn_until([&] { return hooks.reads == 1; }));
+    slow_client();
     loop().stop();
     turn(5);
     pass(4999ms);
