@@ -68,8 +68,12 @@ $(B)/unit: LDLIBS += -lgtest -lgtest_main @tests/loop/unit/link.opts
 $(B)/unit: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/loop/unit/*.cpp)) $(loop)
 	$(link)
 
-# Tests are built in half the time without optimisation. What they test is optimised.
-$(B)/obj/tests/loop/unit/%.o: CXXFLAGS += -O0 -g1
+# Tests are built in a third of the time without optimisation, and with GoogleTest's header compiled
+# in advance. What they test is optimised.
+gtest := $(B)/obj/gtest-$(notdir $(lastword $(CXX))).h
+$(B)/obj/tests/loop/unit/%.o $(gtest).gch: private CXXFLAGS += -O0 -g1
+$(B)/obj/tests/loop/unit/%.o: private CPPFLAGS += -include $(gtest)
+$(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/loop/unit/*.cpp)): $(gtest).gch
 
 # The loop on a kernel in miniature: the linker puts it in the place of the real calls.
 $(B)/sim: LDLIBS += @tests/loop/sim/link.opts
@@ -81,6 +85,11 @@ $(B)/sim: $(patsubst %.cpp,$(B)/obj/%.o,$(wildcard tests/loop/sim/*.cpp)) $(loop
 $(B)/shim.so: tests/outside/shim.cpp Makefile
 	@mkdir -p $(@D)
 	$(CXX) $(filter-out -fsanitize=% -fno-sanitize%,$(CXXFLAGS)) -fPIC -shared $< -o $@
+
+$(gtest).gch: Makefile
+	@mkdir -p $(@D)
+	@echo '#include <gtest/gtest.h>' > $(gtest)
+	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -x c++-header $(gtest) -o $@
 
 $(B)/obj/%.o: %.cpp Makefile
 	@mkdir -p $(@D)
