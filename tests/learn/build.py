@@ -19,7 +19,7 @@ from tests import probes
 from tests.harness import runner
 from tests.mutants import mutant as mutants
 from tests.mutants import notice
-from tests.mutants.workshop import SERVER_FLAGS, compiler
+from tests.mutants.workshop import FLAGS, compiler
 
 # In which order they are given back: each row must fail before its step and pass behind it. Two
 # mutants that the same row notices cannot both be steps: make break-N shows the others.
@@ -65,7 +65,7 @@ class Ladder:
         self.write(self.states[at], tree)
         flags = {flag for step in self.steps for flag in step.flags}
         program = tree / self.folder / "server"
-        compiler(program, [*SERVER_FLAGS, *flags, f"-I{tree}",
+        compiler(program, [*FLAGS, *flags, f"-I{tree}",
                            str(tree / self.folder / "server.cpp")])
         return str(program)
 

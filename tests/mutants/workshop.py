@@ -11,15 +11,14 @@ import sys
 from tests.harness.course import CXX
 from tests.mutants.mutant import ROOT
 
-TEST_FLAGS = ["-std=c++20", "-O0", "-pthread"]  # to compile takes longer than to run
-SERVER_FLAGS = ["-std=c++20", "-O1", "-pthread"]
+FLAGS = ["-std=c++20", "-O0", "-pthread"]  # to compile takes longer than to run
 LIBRARY = "07-evloop/evloop.cpp"
 UNIT = ROOT / "tests" / "loop" / "unit"
 SUPPORT = [f"tests/loop/unit/{name}.cpp" for name in ("fake_kernel", "loop_fixture", "allocations")]
 SIM = [f"tests/loop/sim/{name}.cpp" for name in ("kernel", "sim")]
 PROGRAMS = {"07-evloop": "07-evloop/server.cpp", "07-http": "07-evloop/http.cpp",
             "07-client": "07-evloop/client.cpp"}
-MANY = 10  # mutants with tests, for which it pays to compile the system's headers in advance
+MANY = 10  # mutants, for which it pays to compile the system's headers in advance
 
 
 class Workshop:
@@ -33,14 +32,13 @@ class Workshop:
         # With SAN, `build` has sanitizers in everything. A mutant has those of its own Flags.
         self.build = str(self.place / "build") if os.environ.get("SAN") else \
             os.path.relpath(build, ROOT)
-        sources = {source for mutant in mutants if mutant.stage == 7
-                   for source in sources_of(mutant)}
-        if sources:
-            make(*sorted(map(self.of_make, sources)), f"B={self.build}", "SAN=")
+        sources = set().union(*map(sources_of, mutants))
+        make(*sorted(map(self.of_make, sources)), f"B={self.build}", "SAN=")
         self.needs = {source: self.noted(source) for source in sources}
-        self.headers = {}  # {"07-evloop" or "tests": what includes the system's headers}
-        if sum(bool(mutant.tests) for mutant in mutants) >= MANY:
-            self.headers = {room: self.compile_headers(room) for room in ("07-evloop", "tests")}
+        self.headers = {}  # {is it of a test: what includes the system's headers}
+        if len(mutants) >= MANY:
+            self.headers = {of_test: self.compile_headers(of_test)
+                            for of_test in set(map(is_of_test, sources))}
 
     def tree(self, mutant):
         """A copy of the mutant's stage, with its patch. Made once."""
@@ -58,7 +56,7 @@ class Workshop:
 
     def server(self, mutant):
         """The stage's server with the patch, as a path."""
-        return str(self.program(sources_of_server(mutant), mutant, SERVER_FLAGS, mutant.flags))
+        return str(self.program(sources_of_server(mutant), mutant, mutant.flags))
 
     def tests(self, test, mutant, extra):
         """The simulator ("sim"), or a program that has this unit test; whole without a mutant.
@@ -69,62 +67,60 @@ class Workshop:
             return self.programs(mutant, extra)
         libraries = ["@tests/loop/sim/link.opts"] if test == "sim" else \
             ["@tests/loop/unit/link.opts", "-lgtest", "-lgtest_main"]
-        return self.program(sources_of_test(test), mutant, TEST_FLAGS, extra, libraries)
+        return self.program(sources_of_test(test), mutant, extra, libraries)
 
     def programs(self, mutant, extra):
         """The programs of stage 7, in a folder that stands for build/."""
         folder = self.home(mutant, extra) / "build"
         for name, source in PROGRAMS.items():
-            program = self.program([LIBRARY, source], mutant, TEST_FLAGS, extra)
+            program = self.program([LIBRARY, source], mutant, extra)
             with missing(folder / name) as is_missing:
                 if is_missing:
                     (folder / name).symlink_to(program)
         return folder
 
-    def program(self, sources, mutant, flags, extra, libraries=()):
+    def program(self, sources, mutant, extra, libraries=()):
         """Compile what has to be, and link. Once for the same sources and mutant."""
         if mutant and not any(self.changes(mutant, source) for source in sources):
             mutant = None
         program = self.home(mutant, extra) / "programs" / pathlib.Path(sources[-1]).stem
         with missing(program) as is_missing:
             if is_missing:
-                objects = [self.object(source, mutant, flags, extra) for source in sources]
-                compiler(program, [*flags, *extra, *map(str, objects), *libraries])
+                objects = [self.object(source, mutant, extra) for source in sources]
+                compiler(program, [*FLAGS, *extra, *map(str, objects), *libraries])
         return program
 
     # Objects
 
-    def object(self, source, mutant, flags, extra):
+    def object(self, source, mutant, extra):
         """An object file: make's, unless the patch may have changed it, or it has other flags."""
         own = bool(mutant) and self.changes(mutant, source)
-        if not own and not (extra and source.startswith("07-evloop/")):
+        if not own and not (extra and not is_of_test(source)):
             return self.of_make(source)
         tree = self.tree(mutant) if own else ROOT
-        name = re.sub(r"\W", "-", " ".join([source, *flags])) + ".o"
-        to = self.home(mutant if own else None, extra) / "objects" / name
+        to = self.home(mutant if own else None, extra) / "objects" / f"{source}.o"
         with missing(to) as is_missing:
             if is_missing:
-                headers = self.headers.get(source.split("/")[0], [])
-                if extra or flags != TEST_FLAGS:  # which they were compiled for
-                    headers = []
+                # Other flags are not those that the headers were compiled for.
+                headers = [] if extra else self.headers.get(is_of_test(source), [])
                 of_tree = (tree / source).exists()  # the tests are not copied, only the stage is
-                compiler(to, [*flags, *extra, *headers, f"-I{tree}", f"-I{ROOT}", f"-I{UNIT}",
+                compiler(to, [*FLAGS, *extra, *headers, f"-I{tree}", f"-I{ROOT}", f"-I{UNIT}",
                               "-c", str((tree if of_tree else ROOT) / source)])
         return to
 
-    def compile_headers(self, room):
+    def compile_headers(self, of_test):
         """Compile all headers of the system that its sources need; returns what includes them."""
-        needs = (self.needs[source] for source in self.needs if source.startswith(room))
+        needs = (self.needs[source] for source in self.needs if is_of_test(source) == of_test)
         texts = [(ROOT / name).read_text("utf-8") for name in set().union(*needs)]
         lines = set(re.findall(r"^#include <.*", "\n".join(texts), re.M))
-        header = self.place / f"system-{room}.h"
+        header = self.place / ("tests.h" if of_test else "servers.h")
         header.write_text("\n".join(sorted(lines)) + "\n", "utf-8")
-        compiler(pathlib.Path(f"{header}.gch"), [*TEST_FLAGS, "-x", "c++-header", str(header)])
+        compiler(pathlib.Path(f"{header}.gch"), [*FLAGS, "-x", "c++-header", str(header)])
         return ["-include", str(header)]
 
     def changes(self, mutant, source):
         """Would another object come of this source?"""
-        return mutant.stage != 7 or not self.needs[source].isdisjoint(mutant.changed)
+        return not self.needs[source].isdisjoint(mutant.changed)
 
     def noted(self, source):
         """The files of the repository that a source is compiled from, as make has noted them."""
@@ -172,6 +168,11 @@ def compiler(to, arguments):
     if done.returncode != 0:
         raise RuntimeError("it does not build:\n" + done.stderr[:2000])
     partial.rename(to)
+
+
+def is_of_test(source):
+    """Is it of a test, and so the same for each mutant, but for the headers that it includes?"""
+    return source.startswith("tests/")
 
 
 def is_script(test):
