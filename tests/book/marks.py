@@ -12,13 +12,13 @@ import re
 import shutil
 import sys
 import tempfile
-import threading
 
 from tests import harness
 from tests.book import variants
 
 NAMES = ("07-one-mark", "07-two-marks")
 TOTAL = 16 << 20  # bytes
+STEP = 64 << 10  # bytes that the client takes at a time, while more wait to be read by the server
 
 
 def calls(program):
@@ -27,25 +27,22 @@ def calls(program):
         stage = harness.Stage(7, ["strace", "-f", "-o", trace.name, "-e", "trace=epoll_ctl",
                                   str(program)])
         try:
-            client = stage.start().connect()
-            client.sock.settimeout(harness.FAILSAFE)
-            block = harness.frame(bytes(65536 - 8))
-            sender = threading.Thread(
-                target=lambda: [client.sock.sendall(block) for _ in range(TOTAL // len(block))])
-            sender.start()
-            harness.wait_for(lambda: paused(trace.name), "the server pauses the client")
-            left = TOTAL
-            while left:
-                left -= len(client.sock.recv(65536))
-            sender.join()
+            client, sent, received = stage.start().connect(), 0, 0
+            message = memoryview(harness.frame(bytes(STEP - 8)) * (TOTAL // STEP))
+
+            def is_paused():
+                nonlocal sent
+                sent += client.try_send(message[sent:])
+                return "events=EPOLLOUT," in pathlib.Path(trace.name).read_text("utf-8")
+
+            harness.wait_for(is_paused, "the server waits for room alone")
+            while received < TOTAL:
+                sent += client.try_send(message[sent:])
+                client.wait(what="the rest")
+                received += len(client.try_receive(STEP))
         finally:
             stage.stop()
         return len(re.findall(r"epoll_ctl\(", pathlib.Path(trace.name).read_text("utf-8")))
-
-
-def paused(trace):
-    """Has it begun to wait for room alone?"""
-    return "events=EPOLLOUT," in pathlib.Path(trace).read_text("utf-8")
 
 
 def main():
