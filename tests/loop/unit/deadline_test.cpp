@@ -160,10 +160,11 @@ TEST_F(DeadlineTest, AMessageOfManyReadsThatCameDuringAPauseCounts) {
 }
 
 TEST_F(DeadlineTest, ConnectsThatWereUpDuringAPauseAreUp) {
+    constexpr int many = 700;  // so that two batches are not enough
+    if (ports() < 2 * many) GTEST_SKIP() << "this machine has only " << ports() << " ports";
     make_loop({.tick = 1000ms, .connect = 3000ms});
     Options options = any_port();
     Fd server = listen_on(options);
-    constexpr int many = 700;  // so that two batches are not enough
     for (int i = 0; i < many; ++i) ASSERT_NE(loop().connect(options.address), nullptr);
     loop().turn();
     pass(60'000ms);

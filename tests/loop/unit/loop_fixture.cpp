@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <dirent.h>
 #include <sys/ioctl.h>
+#include <system_error>
 
 bool Hooks::on_accept(Conn& conn) {
     EXPECT_FALSE(open.contains(&conn));
@@ -126,6 +127,15 @@ bool is_local(const std::string& host) {
     return fd && bind(fd.get(), address.data(), address.length) == 0;
 }
 
+int ports() {
+    int low = 0, high = 0;
+    if (FILE* file = std::fopen("/proc/sys/net/ipv4/ip_local_port_range", "r")) {
+        if (std::fscanf(file, "%d %d", &low, &high) != 2) high = low;
+        std::fclose(file);
+    }
+    return high - low;
+}
+
 int open_descriptors() {
     DIR* directory = opendir("/proc/self/fd");
     int count = -1;  // its own
@@ -200,6 +210,8 @@ Client& LoopTest::add_client(int receive_buffer) {
 Client& LoopTest::accepted_client(int receive_buffer) {
     int before = hooks.accepted;
     Client& client = add_client(receive_buffer);
+    if (client.over())
+        throw std::system_error(client.error(), std::generic_category(), "connect()");
     EXPECT_TRUE(turn_until([&] { return hooks.accepted > before; }));
     return client;
 }
