@@ -224,14 +224,14 @@ def run(number, rows, command, build, hints=False):
     """Run the probes and print a line or more for each, in order. Returns {probe: Verdict}."""
     chosen = harness.probes(rows, number)
     results, printed, failed, own = {}, 0, [], command is None
+    if rows and not own and (silent := does_not_start(number, command, build)):
+        return silent
     with runner.progress(len(chosen)) as step:
         for (probe, *_), verdict in runner.run_all([(p, number, command, build) for p in chosen]):
             step(probe.title)
             results[probe] = verdict
-            if stops(probe, verdict):  # then nothing else can be said about it
-                probe = chosen[0]  # which is about the line, and how it is said
-                show(probe, describe(probe, number, verdict, own), verdict)
-                return {probe: verdict}
+            if stops(probe, verdict):
+                return stopped(number, verdict, own)
             while printed < len(chosen) and chosen[printed] in results:
                 probe = chosen[printed]
                 verdict = results[probe]
@@ -240,6 +240,20 @@ def run(number, rows, command, build, hints=False):
                     failed.append((probe, verdict))
                 printed += 1
     return results
+
+
+def does_not_start(number, command, build):
+    """What run() returns if row 0 finds that, so that each row need not; None if it starts."""
+    probe = harness.probes([0], number)[0]
+    verdict = harness.run_cell(probe, number, command, build)
+    return stopped(number, verdict, False) if stops(probe, verdict) else None
+
+
+def stopped(number, verdict, own):
+    """It does not start: nothing else can be said about it. Row 0 is about how it says that."""
+    probe = harness.probes([0], number)[0]
+    show(probe, describe(probe, number, verdict, own), verdict)
+    return {probe: verdict}
 
 
 def show(probe, text, verdict):
@@ -298,7 +312,7 @@ def summary(number, results, rows, own, hints):
     """The last lines. Returns the exit status."""
     outcomes = [passes(p, number, v, own) for p, v in results.items()]
     failed, left_out = outcomes.count(False), outcomes.count(None)
-    passed, not_run = outcomes.count(True), len(harness.probes(rows, number)) - len(results)
+    passed, not_run = outcomes.count(True), len(set(harness.probes(rows, number)) - set(results))
     if not own:
         print("\n" + textwrap.fill(distance(number, results, rows), WIDTH))
     elif not failed:

@@ -138,6 +138,13 @@ class WhatIsTheRuntimes(RightServer):
         text = script(ONE_AT_A_TIME, reply="client.sendall(data); print('a client has said', data)")
         self.assert_right(text, "19", 1)
 
+    def test_an_epoll_that_a_child_inherits_is_only_told_of(self):
+        text = script(EDGES, for_listener="select.EPOLLIN").replace(
+            "import select", "import os, select").replace(
+            "epoll.register(listener",
+            "os.set_inheritable(epoll.fileno(), True); epoll.register(listener")
+        self.assert_right(text, "19", 1, "(anon_inode:[eventpoll]) stays open in a child")
+
     def test_a_short_count_may_be_a_sign_where_it_is_edge_triggered(self):
         text = script(EDGES, for_listener="select.EPOLLIN | select.EPOLLET")
         self.assert_right(text, "0,5,14", 3)

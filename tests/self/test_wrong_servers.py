@@ -287,6 +287,12 @@ class WrongServers(ReadersServer):
         self.assert_caught(result, "0 passed, 1 failed, 3 not run because it does not start",
                            "has not passed anything of stage 1 yet")
 
+    def test_nor_is_it_said_for_each_row_that_was_asked_for(self):
+        text = script(ONE_AT_A_TIME, on_start="sys.exit(3)")
+        result = self.check(text, "9,18")
+        self.assert_caught(result, "not run because it does not start", "status 3")
+        self.assertEqual(result[1].count(" FAIL "), 1, result[1])
+
     def test_puts_itself_into_the_background(self):
         text = script(ONE_AT_A_TIME, before_accept="time.sleep(0)")
         leaves = "if os.fork(): os._exit(0)\nos.setsid()\n"
