@@ -247,6 +247,10 @@ def only_one(server, clients):
     seen = f"{waiting:,} of {counted(len(clients), 'client')} left in the queue while " \
         f"{server.describe()}"
     served = len(clients) - waiting
+    if not waiting:
+        raise Fail(f"the last of {counted(len(clients), 'client')} is accepted and gets no "
+                   f"answer; {server.describe()}", expected="an answer to each, or its end",
+                   look="close(2): whom you cannot watch has to be closed, or waits for ever")
     if served != 1 and (server.own or not 1 <= served < 100):
         raise Fail(seen, expected="an answer to each",
                    look="accept(2): who calls it? A runtime may limit the number of clients")
