@@ -102,11 +102,12 @@ class Session:
     def run(self, options):
         """One phase. What was measured; with "why" if it counts for nothing, and then the last.
 
-        On a machine so busy that not one echo came within "ms", it goes on for longer.
+        On a machine so busy that within "ms" not one echo came, or only what the server had made
+        before, it goes on for longer.
         """
         result = self._phase(options)
         for longer in LONGER:
-            if result["why"] or result["messages"] or "ms" not in options:
+            if result["why"] or "ms" not in options or result["messages"] and result["server_cpu"]:
                 break
             result = self._phase({**options, "ms": options["ms"] * longer})
         return result
