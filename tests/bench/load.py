@@ -1,6 +1,5 @@
 """A server and the load generator beside it: `build/load`, phase after phase."""
 
-import argparse
 import contextlib
 import datetime
 import json
@@ -36,16 +35,6 @@ def is_missing(*names):
     if missing:
         print(f"not in {BUILD}: {' '.join(missing)}. Run make first.", file=sys.stderr)
     return bool(missing)
-
-
-def some_of(known):
-    """For argparse, the type of an option that names some of these, with commas between them."""
-    def parse(text):
-        if unknown := sorted(set(text.split(",")) - set(known)):
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
-        return [one for one in known if one in text.split(",")]
-
-    return parse
 
 
 def cpus():
