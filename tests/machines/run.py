@@ -23,8 +23,8 @@ import sys
 import tempfile
 import time
 
-from tests import harness
 from tests.harness import argument, runner
+from tests.harness.processes import end_family
 from tests.machines import enter
 from tests.outside import kernel
 
@@ -86,7 +86,7 @@ def run(machine, name, command, limit, outside):
     """Run one command on one machine. `outside`: where it builds, if not in the tree."""
     log = LOGS / machine / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
+    started, before = time.monotonic(), kernel.descendants(os.getpid())
     with open(log, "wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.machines.enter", machine, "sh", "-c", command],
@@ -97,9 +97,10 @@ def run(machine, name, command, limit, outside):
         except subprocess.TimeoutExpired:
             status = None
         left = [pid for pid in kernel.descendants(os.getpid())
-                if kernel.state(pid) not in ("Z", "")]
+                if pid not in before and kernel.state(pid) not in ("Z", "")]
         names = [kernel.read_file(f"/proc/{pid}/comm").strip() for pid in left]
-        harness.end_descendants()
+        for pid in left:
+            end_family(pid)
     said = log.read_text(encoding="utf-8", errors="replace")
     outcome, text = judge(machine, name, status, said)
     if left and status is not None:
