@@ -266,6 +266,12 @@ def open_fds(pid):
     return found
 
 
+def fd_limit(pid):
+    """How many descriptors a process may have: prlimit(2) would need its user for that."""
+    found = re.search(r"^Max open files +(\d+)", read_file(f"/proc/{pid}/limits"), re.MULTILINE)
+    return int(found.group(1)) if found else 0
+
+
 def fd_flags(pid, fd):
     """The flags of a descriptor as open(2) names them, O_CLOEXEC among them."""
     found = re.search(r"^flags:\s+([0-7]+)", read_file(f"{home(pid)}/fdinfo/{fd}"), re.MULTILINE)

@@ -437,13 +437,21 @@ class Descriptors(unittest.TestCase):
     def fail(self, limit, own=False):
         """What becomes of a failure, when this process is the server."""
         server = mock.Mock(own=own, pid=os.getpid())
-        with mock.patch.object(resource, "prlimit", lambda *_: (limit, limit)), \
+        with mock.patch.object(kernel, "fd_limit", lambda _: limit), \
                 sharing.descriptors_for(server, []):
             raise harness.Fail("no answer")
 
     def test_at_its_limit_it_is_not_tried(self):
         with self.assertRaisesRegex(harness.NotTried, "the limit is 2 "):
             self.fail(2)
+
+    def test_nor_where_it_has_room_for_a_part_of_what_a_client_needs(self):
+        with self.assertRaisesRegex(harness.NotTried, "the limit is"):
+            self.fail(len(kernel.open_fds(os.getpid())) + 2)
+
+    def test_a_limit_is_read_of_any_user(self):
+        self.assertEqual(kernel.fd_limit(os.getpid()),
+                         resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
     def test_below_its_limit_it_fails(self):
         for limit, own in (100_000, False), (2, True):
