@@ -450,6 +450,18 @@ class Server:
         self.clients.append(client)
         return client
 
+    def connect_with(self, *messages):
+        """New clients, one for each message, which is there before the server can accept them.
+
+        So none of them was ever silent, however late we are: not even by a short deadline.
+        """
+        self.pause()
+        clients = [self.connect() for _ in messages]
+        for client, message in zip(clients, messages):
+            client.send(message)
+        self.resume()
+        return clients
+
     def wait_exit(self, what="the end of the process"):
         """Wait until it has exited; returns the status (-15 for SIGTERM)."""
         self.ending = True
