@@ -222,10 +222,10 @@ def announcement_fails(stage):
                                        preexec_fn=lambda: die_with_parent(parent))
             try:
                 wait_for(lambda: process.poll() is not None or kernel.blocked_calls(process.pid),
-                         "its end")
+                         "its end", pids=[process.pid])
                 if process.poll() is None:
                     wait_for(lambda: process.poll() is not None, f"its end, with stdout on {what}",
-                             failsafe=5)
+                             failsafe=5, pids=[process.pid])
             finally:
                 process.kill()
                 process.wait()
