@@ -75,7 +75,7 @@ class Client(unittest.TestCase):
         self.assertRegex(done.stderr, r"^(127\.0\.0\.1:\d+: Connection timed out\n){3}$")
 
     def test_server_that_falls_silent_is_given_up(self):
-        """Its one answer has to be in time, and so the client is as patient as this machine asks."""
+        """Its answer has to be in time, and so the client is as patient as this machine asks."""
         def once(connection):
             kept.append(connection)
             connection.sendall(connection.recv(1000))
