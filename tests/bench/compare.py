@@ -22,7 +22,7 @@ from tests.bench import load
 from tests.bench import report
 from tests.bench import rounds
 from tests.bench import scenarios
-from tests.harness import runner
+from tests.harness import argument, runner
 
 
 class Comparison:
@@ -118,20 +118,13 @@ class Comparison:
                     "calls": sum(calls.values()) if calls else None, "calls_by_name": calls or {}}
 
 
-def numbered_stages(text):
-    """"4,5" -> their names."""
-    try:
-        return tuple(load.STAGES[int(n) - 1] for n in text.split(",") if int(n) > 0)
-    except (ValueError, IndexError):
-        raise argparse.ArgumentTypeError(f"{text}: stages are 1 to {len(load.STAGES)}") from None
-
-
 def parse_arguments(arguments):
     """The options of this script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stages", type=numbered_stages, default=load.STAGES, metavar="4,5")
+    parser.add_argument("--stages", type=argument.some_of(harness.STAGES), metavar="4,5",
+                        default=list(harness.STAGES))
     keys = [s.key for s in scenarios.SCENARIOS]
-    parser.add_argument("--scenarios", type=load.some_of(keys), metavar="KEY,KEY",
+    parser.add_argument("--scenarios", type=argument.some_of(keys), metavar="KEY,KEY",
                         help="of: " + " ".join(keys))
     parser.add_argument("--rounds", type=int, help="of all stages (default 5, with --full 11)")
     parser.add_argument("--full", action="store_true", help="everything, in about 15 minutes")
@@ -142,6 +135,7 @@ def parse_arguments(arguments):
                         " charts beside it (default compare.json in the build directory)")
     parser.add_argument("--no-charts", action="store_true", help="write no SVG files")
     options = parser.parse_args(arguments)
+    options.stages = [harness.STAGES[number] for number in options.stages]
     options.json = options.json or options.build / "compare.json"
     options.rounds = options.rounds or (11 if options.full else 1 if options.quick else 5)
 

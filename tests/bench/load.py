@@ -1,6 +1,5 @@
 """A server and the load generator beside it: `build/load`, phase after phase."""
 
-import argparse
 import contextlib
 import datetime
 import json
@@ -36,16 +35,6 @@ def is_missing(*names):
     if missing:
         print(f"not in {BUILD}: {' '.join(missing)}. Run make first.", file=sys.stderr)
     return bool(missing)
-
-
-def some_of(known):
-    """For argparse, the type of an option that names some of these, with commas between them."""
-    def parse(text):
-        if unknown := sorted(set(text.split(",")) - set(known)):
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
-        return [one for one in known if one in text.split(",")]
-
-    return parse
 
 
 def cpus():
@@ -102,11 +91,12 @@ class Session:
     def run(self, options):
         """One phase. What was measured; with "why" if it counts for nothing, and then the last.
 
-        On a machine so busy that not one echo came within "ms", it goes on for longer.
+        On a machine so busy that within "ms" not one echo came, or only what the server had made
+        before, it goes on for longer.
         """
         result = self._phase(options)
         for longer in LONGER:
-            if result["why"] or result["messages"] or "ms" not in options:
+            if result["why"] or "ms" not in options or result["messages"] and result["server_cpu"]:
                 break
             result = self._phase({**options, "ms": options["ms"] * longer})
         return result

@@ -35,7 +35,7 @@ from tests import harness
 from tests.bench import load
 from tests.bench import rounds
 from tests.bench import tables
-from tests.harness import runner
+from tests.harness import argument, runner
 from tests.outside import kernel
 
 NAMES = ("07-http", "nginx")
@@ -302,7 +302,7 @@ def parse_arguments(arguments):
     parser.add_argument("--build", type=pathlib.Path, default=load.BUILD)
     parser.add_argument("--slices", type=int, default=10, help="of each server and scenario")
     keys = [s.key for s in SCENARIOS]
-    parser.add_argument("--scenarios", type=load.some_of(keys), default=keys,
+    parser.add_argument("--scenarios", type=argument.some_of(keys), default=keys,
                         help="of: " + " ".join(keys))
     parser.add_argument("--json", type=pathlib.Path, help="default: http.json in --build")
     options = parser.parse_args(arguments)

@@ -21,7 +21,7 @@ from tests.bench import load
 from tests.bench import rounds
 from tests.bench import scenarios
 from tests.bench import tables
-from tests.harness import runner
+from tests.harness import argument, runner
 from tests.harness.course import CXX
 
 SOURCES = load.ROOT / "tests" / "bench" / "peers"
@@ -126,9 +126,9 @@ def parse_arguments(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=pathlib.Path, default=load.BUILD)
     known = [peer for peer in (*STAGES, *LIBRARIES) if peer != RAW]
-    parser.add_argument("--only", type=load.some_of(known), default=known, dest="peers",
+    parser.add_argument("--only", type=argument.some_of(known), default=known, dest="peers",
                         help="of: " + " ".join(known))
-    parser.add_argument("--scenarios", type=load.some_of(SCENARIOS), default=SCENARIOS,
+    parser.add_argument("--scenarios", type=argument.some_of(SCENARIOS), default=SCENARIOS,
                         help="of: " + " ".join(SCENARIOS))
     parser.add_argument("--slices", type=int, default=10, help="of each peer and scenario")
     parser.add_argument("--ms", type=int, default=300, help="length of a slice")

@@ -18,7 +18,7 @@ from tests.bench import load
 from tests.bench import peers
 from tests.bench import rounds
 from tests.bench.tables import table
-from tests.harness import runner
+from tests.harness import argument, runner
 from tests.outside import host, kernel
 
 THREADS = "thread_per_client"
@@ -84,7 +84,7 @@ def main(arguments):
     parser.add_argument("--build", type=pathlib.Path, default=load.BUILD)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--messages", type=int, default=10_000, help="of a sample, twice")
-    parser.add_argument("--idle", default="1000,10000")
+    parser.add_argument("--idle", type=argument.counts, default=[1000, 10_000])
     options = parser.parse_args(arguments)
     load.use_build(options.build)
     load.PATIENCE_MS = 10_000  # ten thousand threads do not start in a second everywhere
@@ -93,10 +93,10 @@ def main(arguments):
     if wrong or load.is_missing("load", *SERVERS[:1]):
         return 2
 
-    counts = [int(n) for n in options.idle.split(",")]
     lines = []
-    with runner.progress(len(counts) * len(SERVERS) * (options.rounds + 1), loud=True) as progress:
-        for idle in counts:
+    steps = len(options.idle) * len(SERVERS) * (options.rounds + 1)
+    with runner.progress(steps, loud=True) as progress:
+        for idle in options.idle:
             lines += rows(idle, measure(idle, options, progress))
     print(table(f"{TALKING} clients talk, the others are idle",
                 ("", 19), [("idle", 8), ("threads", 9), ("KiB each", 10), ("switches", 10),

@@ -18,7 +18,7 @@ import sys
 from tests.bench import load
 from tests.bench import rounds
 from tests.bench.tables import table
-from tests.harness import runner
+from tests.harness import argument, runner
 
 SPREAD = 1000  # connections
 SCENARIOS = {"100 connections": {"connections": 100},
@@ -80,19 +80,18 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=pathlib.Path, default=load.BUILD)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--threads", default="1,2,4")
+    parser.add_argument("--threads", type=argument.counts, default=[1, 2, 4])
     options = parser.parse_args(arguments)
-    counts = [int(n) for n in options.threads.split(",")]
     load.use_build(options.build)
     load.cpus = lambda: (None, None)  # nothing is pinned
     if load.is_missing("load", "07-evloop"):
         return 2
 
     print(f"{SPREAD:,} connections, spread by the kernel over SO_REUSEPORT listeners")
-    for threads in counts:
+    for threads in options.threads:
         print(f"--threads {threads:<4}{', '.join(f'{n:,}' for n in spread(threads))}")
     for title, load_options in SCENARIOS.items():
-        print("\n" + speeds(title, load_options, counts, options.rounds))
+        print("\n" + speeds(title, load_options, options.threads, options.rounds))
     return 0
 
 

@@ -29,7 +29,7 @@ from tests.book import blocks, markdown, prose
 from tests.book.blocks import Command, Step
 from tests.book.lookup import Index
 from tests.book.terminal import Desk, tail
-from tests.harness import runner
+from tests.harness import argument, runner
 from tests.learn import trace
 from tests.machines import enter
 from tests.self import run
@@ -310,7 +310,7 @@ class Book:
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("page", nargs="*", default=PAGES)
+    arguments.add_argument("page", nargs="*", type=argument.page, default=PAGES)
     book = Book(arguments.parse_args().page)
     reason = alone()
     lock, reason = lock_ports() if reason else (None, "")

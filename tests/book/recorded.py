@@ -38,7 +38,10 @@ def main():
     arguments.add_argument("step", type=int)
     arguments.add_argument("client")
     options = arguments.parse_args()
-    client = before_the_end(options.stage, options.step, options.client)
+    try:
+        client = before_the_end(options.stage, options.step, options.client)
+    except (ValueError, LookupError):
+        arguments.error("there is no such client, or it was not closed in that step")
     along = [("in our receive buffer", client["in"]), ("in our hands", client["held"]),
              ("in our send buffer", client["out"]), ("in its receive buffer", client["back"])]
     rest = client["sent"] - client["got"] - sum(size for _, size in along)

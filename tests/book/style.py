@@ -11,6 +11,7 @@ import re
 import sys
 
 from tests.book import markdown
+from tests.harness import argument
 
 # Prose of other books: words in a sentence, % of sentences of 30 words and more, % with a colon,
 # % questions; you and we, contractions, and nobody or whoever in 1,000 words.
@@ -77,7 +78,7 @@ def line(name, values):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("page", nargs="*", help="only these")
+    arguments.add_argument("page", nargs="*", type=argument.page, help="only these")
     pages = arguments.parse_args().page or [*markdown.reading_order(), *BESIDE]
 
     print("Prose only: no code, no tables, no headings. 'long' and the three behind it are % of")

@@ -24,6 +24,7 @@ One file for each job:
     messages    frames, and bytes for people         cell        a probe in a process of its own
     waiting     for a condition, and not for ever    runner      many probes, a few at a time
     processes   none outlives what started it        cause       why a server gets no further
+    argument    what scripts take as arguments
 """
 
 from tests.harness.cause import ENDED, finding

@@ -20,7 +20,7 @@ import textwrap
 
 from tests import harness
 from tests import probes
-from tests.harness import runner
+from tests.harness import argument, runner
 
 WIDTH = 80
 
@@ -195,11 +195,6 @@ def reached(results, rows, below):
     return max((number for number in harness.STAGES if number < below and meets(number)), default=0)
 
 
-def numbers(text):
-    """{1, 7, 9} for "1,7,9"."""
-    return {int(number) for number in text.split(",")}
-
-
 def find_server(path):
     """The reader's server as a command that exec() takes; ValueError says why there is none."""
     path = os.path.expanduser(path)
@@ -329,8 +324,9 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("stage", type=int, choices=list(harness.STAGES))
     arguments.add_argument("--server", help="your own server (default: ours)")
-    arguments.add_argument("--rows", type=numbers, help="only these: 1,7,9")
-    arguments.add_argument("--hint", type=numbers, help="only these, and say what to write")
+    arguments.add_argument("--rows", type=argument.some_of(probes.ROWS), help="only these: 1,7,9")
+    arguments.add_argument("--hint", type=argument.some_of(probes.ROWS),
+                           help="only these, and say what to write")
     arguments.add_argument("--build", default=harness.BUILD, help="where our servers are")
     options = arguments.parse_args()
 

@@ -11,7 +11,7 @@ import re
 
 from tests import harness
 from tests import probes
-from tests.harness import runner
+from tests.harness import argument, runner
 
 PAGE = pathlib.Path(harness.ROOT) / "tests" / "probes" / "MATRIX.md"
 FRONT = pathlib.Path(harness.ROOT) / "README.md"
@@ -89,7 +89,7 @@ def measure(rows, build, jobs):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--build", default=harness.BUILD, help="where the servers are")
-    arguments.add_argument("--rows", help="only these: 1,7,9")
+    arguments.add_argument("--rows", type=argument.some_of(probes.ROWS), help="only these: 1,7,9")
     arguments.add_argument("--jobs", type=int, default=runner.JOBS, help="probes at the same time")
     arguments.add_argument("--write", action="store_true", help="put the table into its page")
     arguments.add_argument("--check", action="store_true", help="is it current? Runs nothing")
@@ -97,7 +97,7 @@ def main():
 
     probes.load()
     registered = {probe.row for probe in harness.PROBES} | probes.UNIT_ROWS
-    rows = sorted({int(r) for r in options.rows.split(",")} if options.rows else registered - {0})
+    rows = options.rows or sorted(registered - {0})
     if options.check:
         return check(expectations(rows))
 

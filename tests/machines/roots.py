@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 
-from tests.harness import runner
+from tests.harness import argument, runner
 from tests.machines import enter
 from tests.machines.run import Result, cell, judge, table, write
 
@@ -113,7 +113,7 @@ def commands_of(root, options):
                          + EVERY_SOURCE.format(compiler)), 0
         return
     chosen = {**QUICK, **FULL} if options.full else QUICK
-    for name in options.commands.split(",") if options.commands else chosen:
+    for name in options.commands or chosen:
         yield name, f"cd {course} && {({**QUICK, **FULL})[name]}", USER
 
 
@@ -126,11 +126,13 @@ def compiler_table(results):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("release", nargs="*", default=list(COMPILERS))
+    arguments.add_argument("release", nargs="*", type=argument.one_of(COMPILERS),
+                           default=list(COMPILERS), help="of: " + " ".join(COMPILERS))
     arguments.add_argument("--place", type=pathlib.Path, default="/var/tmp/course-roots")
     arguments.add_argument("--full", action="store_true", help="make test and make compare, too")
     arguments.add_argument("--compilers", action="store_true", help="with every compiler")
-    arguments.add_argument("--commands", help="only these: " + " ".join({**QUICK, **FULL}))
+    arguments.add_argument("--commands", type=argument.some_of({**QUICK, **FULL}),
+                           help="only these: " + ",".join({**QUICK, **FULL}))
     arguments.add_argument("--write", action="store_true", help="put the table into README.md")
     options = arguments.parse_args()
     if os.getuid() != 0 or not shutil.which("debootstrap"):

@@ -23,8 +23,8 @@ import sys
 import tempfile
 import time
 
-from tests import harness
-from tests.harness import runner
+from tests.harness import argument, runner
+from tests.harness.processes import end_family
 from tests.machines import enter
 from tests.outside import kernel
 
@@ -86,7 +86,7 @@ def run(machine, name, command, limit, outside):
     """Run one command on one machine. `outside`: where it builds, if not in the tree."""
     log = LOGS / machine / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
+    started, before = time.monotonic(), kernel.descendants(os.getpid())
     with open(log, "wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.machines.enter", machine, "sh", "-c", command],
@@ -97,9 +97,10 @@ def run(machine, name, command, limit, outside):
         except subprocess.TimeoutExpired:
             status = None
         left = [pid for pid in kernel.descendants(os.getpid())
-                if kernel.state(pid) not in ("Z", "")]
+                if pid not in before and kernel.state(pid) not in ("Z", "")]
         names = [kernel.read_file(f"/proc/{pid}/comm").strip() for pid in left]
-        harness.end_descendants()
+        for pid in left:
+            end_family(pid)
     said = log.read_text(encoding="utf-8", errors="replace")
     outcome, text = judge(machine, name, status, said)
     if left and status is not None:
@@ -195,20 +196,29 @@ def keep(results):
             for name in SHOWN if (machine, name) in known}
 
 
+def machines(text):
+    """The type of an argument that names some, with commas between; a + makes one of several."""
+    if unknown := set(re.split("[,+]", text)) - set(enter.MACHINES):
+        raise argparse.ArgumentTypeError(f"there is no machine {', '.join(sorted(unknown))}")
+    return text.split(",")
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--only", help="these machines: no-ipv6,user+umask-077")
-    arguments.add_argument("--commands", help="only these: " + " ".join(QUICK))
+    arguments.add_argument("--only", type=machines, default=MACHINES,
+                           help="these machines: no-ipv6,user+umask-077")
+    arguments.add_argument("--commands", type=argument.some_of({**QUICK, **FULL}),
+                           help="only these: " + ",".join(QUICK))
     arguments.add_argument("--full", action="store_true", help="every command of the README")
     arguments.add_argument("--write", action="store_true", help="put the table into README.md")
     options = arguments.parse_args()
     commands = FULL if options.full else QUICK
     if options.commands:
-        commands = {name: {**FULL, **QUICK}[name] for name in options.commands.split(",")}
+        commands = {name: {**FULL, **QUICK}[name] for name in options.commands}
 
     results, count = {}, {"ok": 0, "FAIL": 0, "skipped": 0, "says": 0}
     with tempfile.TemporaryDirectory() as place:
-        for machine in options.only.split(",") if options.only else MACHINES:
+        for machine in options.only:
             for name, command in commands.items():
                 outside = {"B": built_in(place)} if "read-only" in machine else {}
                 result = run(machine, name, command, SECONDS[options.full], outside)

@@ -20,7 +20,7 @@ import textwrap
 
 from tests import harness
 from tests import probes
-from tests.harness import runner
+from tests.harness import argument, runner
 from tests.mutants import mutant as mutants
 from tests.mutants.notice import Notice
 from tests.mutants.workshop import Workshop
@@ -62,11 +62,11 @@ def chosen(what):
     """The mutants that were asked for, and how to show them."""
     if what == ["library"]:
         return mutants.of_library(), in_a_line
-    numbers = [int(text) for text in what if text.isdigit()]
+    if not what:
+        return mutants.of_stage() + mutants.of_library(), in_a_line
+    stages = [mutant for text in what if text.isdigit() for mutant in mutants.of_stage(text)]
     names = [text for text in what if not text.isdigit()]
-    found = [m for number in numbers for m in mutants.of_stage(number)]
-    found += mutants.of_library(names) if names else []
-    return (found, in_full) if found else (mutants.of_stage() + mutants.of_library(), in_a_line)
+    return stages + (mutants.of_library(names) if names else []), in_full
 
 
 def judged(todo, workshop, options):
@@ -105,7 +105,9 @@ def begin(mutant, workshop, options):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("what", nargs="*", help="stages, library, or names of its mutants")
+    names = ["library", *map(str, harness.STAGES), *(m.name for m in mutants.of_library())]
+    arguments.add_argument("what", nargs="*", type=argument.one_of(names),
+                           help="stages, or library, or names of its mutants")
     arguments.add_argument("--build", default=harness.BUILD)
     arguments.add_argument("--exact", choices=Notice.EXACT, default="no",
                            help="that no other of the quick rows turns, too, or of all")

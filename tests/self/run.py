@@ -48,9 +48,12 @@ SAME_WITH_SAN = {
 }
 
 
-# Begun first, so that all end at about the same time: each of these takes a minute or more.
-LONGEST = ["mutants", "test_wrong_servers", "test_right_servers", "commands", "test_learn",
-           "test_solutions", "matrix", "test_sweeps", "test_load", "fuzz corpus"]
+# In this order, so that no core is idle before the end: what takes longest, what mostly waits, and
+# what computes for a minute or so. The others are short.
+ORDER = ["mutants", "test_wrong_servers", "test_right_servers",
+         "test_sweeps", "test_load", "test_variants", "test_run", "unit", "test_restart",
+         "test_story", "test_soak", "test_process", "test_http", "test_idle",
+         "commands", "test_learn", "test_solutions", "matrix", "fuzz corpus"]
 
 
 def suites(build):
@@ -67,7 +70,7 @@ def suites(build):
         ("prose", PYTHON + ["-m", "tests.book.prose"]),
         ("sim", [f"{build}/sim"]),
     ]
-    return sorted(found, key=lambda suite: (LONGEST + [suite[0]]).index(suite[0]))
+    return sorted(found, key=lambda suite: (ORDER + [suite[0]]).index(suite[0]))
 
 
 def counts(output):

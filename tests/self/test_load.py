@@ -20,11 +20,13 @@ import threading
 import time
 import unittest
 import xml.etree.ElementTree
+from unittest import mock
 
 from tests import harness
 from tests.bench import load
 from tests.bench import rounds
 from tests.bench import scenarios
+from tests.outside import kernel
 from tests.self import scripts
 from tests.self.run import busy
 
@@ -112,8 +114,12 @@ WRONG = {  # what comes back, and the load by which it is seen
 
 
 def run(port, *options, lines=None):
-    """build/load. Returns its exit status and its lines of JSON."""
-    command = [str(load.BUILD / "load"), "--port", str(port), "--patience", "2000", *options]
+    """build/load. Returns its exit status and its lines of JSON.
+
+    Unless the options name its process, the server is one of those in this file.
+    """
+    command = [str(load.BUILD / "load"), "--port", str(port), "--pid", str(os.getpid()),
+               "--patience", "2000", *options]
     if lines:
         command += ["--lines", "1"]
     done = subprocess.run(command, input="\n".join(lines or []), encoding="utf-8", check=False,
@@ -198,6 +204,19 @@ class Generator(unittest.TestCase):
             status, (result,) = run(server.port, "--pid", str(server.pid), "--patience", "200",
                                     "--connections", "5", "--count", "60")
         self.assertEqual((status, result["messages"], result["missing"]), (0, 60, 0), result)
+
+    def test_an_answer_that_came_while_the_generator_had_no_core(self):
+        """It wakes up, its patience is over, the server sleeps: and the answer is in its socket."""
+        def answer(frame, number, _):
+            if number == 11:
+                generator, = kernel.children(os.getpid())
+                os.kill(generator, signal.SIGSTOP)
+                threading.Timer(0.5, os.kill, (generator, signal.SIGCONT)).start()
+            return frame
+
+        with Fake(answer) as server:
+            status, (result,) = run(server.port, "--count", "100", "--patience", "300")
+        self.assertEqual((status, result["messages"], result["missing"]), (0, 100, 0), result)
 
     def test_a_server_that_closes(self):
         """In the middle of the load: the connection is lost, with what was on its way."""
@@ -288,6 +307,25 @@ class Arithmetic(unittest.TestCase):
         self.assertEqual(titles["bulk"], "10 connections, 64 KiB frames")
         self.assertLessEqual(max(map(len, titles.values())), 80)
         self.assertEqual(titles["idle10000"], "100 connections, 64 B frames, among 10,000 idle")
+
+
+class Phases(unittest.TestCase):
+    """On a machine so busy that a phase was too short."""
+
+    def run_phases(self, *results):
+        """The result that counts, and how long each phase was to be."""
+        session = load.Session(["a server"])
+        results = [{"messages": m, "server_cpu": cpu, "why": why} for m, cpu, why in results]
+        with mock.patch.object(session, "_phase", side_effect=results) as phase:
+            return session.run({"ms": 10}), [call.args[0]["ms"] for call in phase.call_args_list]
+
+    def test_it_goes_on_until_a_server_that_has_worked_has_answered(self):
+        result, lengths = self.run_phases((0, 0.1, None), (3, 0, None), (5, 0.1, None))
+        self.assertEqual((result["messages"], lengths), (5, [10, 40, 160]))
+
+    def test_but_not_where_something_went_wrong(self):
+        _, lengths = self.run_phases((0, 0, "1 of 5 served"))
+        self.assertEqual(lengths, [10])
 
 
 class Script(unittest.TestCase):

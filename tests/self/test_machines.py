@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 from tests import harness
 from tests.machines import enter, run
@@ -232,6 +233,19 @@ class Judged(unittest.TestCase):
         self.assertEqual(self.outcome(enter.SKIPPED, "needs root"), "skipped")
         self.assertEqual(self.outcome(2, "strace is missing: apt-get install strace\n", "bare",
                                       "trace"), "says")
+
+    def test_what_is_left_behind_is_what_the_command_has_started(self):
+        harness.adopt_orphans()
+        logs = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(mock.patch.object(run, "LOGS", logs))
+        other = subprocess.Popen(["sleep", "1000"])
+        try:
+            for command, text in ("true", ""), ("sleep 1000 & :", "left behind: sleep"):
+                self.assertEqual(run.run("one-cpu", "step", command, 60, {}).text, text)
+            self.assertIsNone(other.poll())
+        finally:
+            other.kill()
+            other.wait()
 
     def test_what_the_page_shows_is_read_as_it_was_written(self):
         results = {("one-cpu", "step"): run.Result("ok", "", 0),

@@ -135,6 +135,20 @@ class OtherPrograms(unittest.TestCase):
                     self.assertEqual(silent, "")
 
 
+UNKNOWN = [
+    "tests.learn.check 4 --rows 99", "tests.learn.check 4 --hint x", "tests.learn.check 9",
+    "tests.learn.matrix --rows x", "tests.learn.solution 9", "tests.learn.start 9",
+    "tests.learn.trace 9", "tests.mutants.__main__ 9", "tests.mutants.__main__ no-such-mutant",
+    "tests.book.commands no-such.md", "tests.book.style no-such.md", "tests.book.recorded 9 9 Z",
+    "tests.bench.compare --stages 0", "tests.bench.compare --scenarios none",
+    "tests.bench.peers --scenarios none", "tests.bench.nginx --scenarios none",
+    "tests.bench.threads --threads 0", "tests.bench.threads --threads x",
+    "tests.bench.per_client --idle 10,x", "tests.beyond.restart --only none",
+    "tests.loop.soak --stage 1", "tests.machines.run --only none",
+    "tests.machines.run --commands none", "tests.machines.roots none", "tests.self.run none",
+]
+
+
 class Scripts(unittest.TestCase):
     """Each module that one can run says what it wants, instead of beginning to work."""
 
@@ -146,14 +160,14 @@ class Scripts(unittest.TestCase):
                     path.read_text("utf-8"):
                 yield ".".join(path.relative_to(root).with_suffix("").parts)
 
-    def run_module(self, name, option):
+    def run_module(self, name, *options):
         """As python3 -m does it, but in a copy of this process: (status, stdout, stderr)."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             pid = os.fork()
             if pid == 0:
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
-                sys.argv = [name, option]
+                sys.argv = [name, *options]
                 sys.modules.pop(name, None)  # another test may have it
                 try:
                     runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -164,12 +178,18 @@ class Scripts(unittest.TestCase):
                     os._exit(99)
             try:
                 harness.wait_for(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT
-                                                   | os.WNOHANG), f"{name} {option} ends at once",
-                                 failsafe=10)
+                                                   | os.WNOHANG), f"{name} ends at once")
             finally:
                 os.kill(pid, signal.SIGTERM)
                 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             return status, *(os.pread(file.fileno(), 100_000, 0).decode() for file in (out, err))
+
+    def test_a_name_or_a_number_that_is_not_known(self):
+        for name, *options in map(str.split, UNKNOWN):
+            with self.subTest(name, options=options):
+                status, out, err = self.run_module(name, *options)
+                self.assertEqual((status, out), (2, ""))
+                self.assertRegex(err, r"(?s)^usage: .*\n\w+\.py: error: [^\n]*\n$")
 
     def test_help_and_an_unknown_option(self):
         names = list(self.modules())

@@ -77,7 +77,7 @@ class Order(unittest.TestCase):
 
     def test_the_longest_are_suites(self):
         names = [name for name, _ in run.suites("build")]
-        self.assertEqual(names[:len(run.LONGEST)], run.LONGEST)
+        self.assertEqual(names[:len(run.ORDER)], run.ORDER)
 
 
 class WithSuites(unittest.TestCase):

@@ -53,6 +53,7 @@ void Generator::begin(const Plan& next) {
     bulk_frames_ = FrameMaker(next.bulk_size);
     budget_ = next.count;
     last_progress_ = clock_ns();
+    looks_ = 0;
     cpu_before_ = cpu_of(plan().pid);
     report_.served = static_cast<int>(clients_.size());
     report_.wanted = std::max(next.connections + next.bulk + next.idle, report_.served);
@@ -292,11 +293,14 @@ void Generator::on_fd(int fd, std::uint32_t) {
 }
 
 // What has not come for so long will not come: unless the server has it and waits for a core. One
-// that uses up so much CPU time goes in circles.
+// that uses up so much CPU time goes in circles. It may have answered just before we looked, while
+// we had no core ourselves: then its answer is here before we look again.
 void Generator::on_tick() {
     std::int64_t patience = plan().patience * ms;
-    if (clock_ns() - last_progress_ < patience) return;
-    if (at_work(plan().pid) && cpu_of(plan().pid) - cpu_before_ < 10 * patience) return;
+    bool stuck = clock_ns() - last_progress_ >= patience &&
+                 !(at_work(plan().pid) && cpu_of(plan().pid) - cpu_before_ < 10 * patience);
+    looks_ = stuck ? looks_ + 1 : 0;
+    if (looks_ < 2) return;
     if (state_ == State::gathering) return give_up();
     if (state_ == State::timing && plan().count != 0) return end_timing();
     if (state_ != State::draining) return;

@@ -81,6 +81,7 @@ private:
     std::vector<std::unique_ptr<Client>> churn_;
     std::uint32_t last_number_ = 0;
     std::int64_t last_progress_ = 0;  // ns
+    int looks_ = 0;  // in a row at which nothing had come for too long, and the server did not work
     std::int64_t cpu_before_ = 0;  // ns that the server had used up before this phase
     std::int64_t paced_since_ = 0;  // ns
     std::int64_t paced_ = 0;  // frames of the open loop sent since then
