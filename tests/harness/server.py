@@ -149,7 +149,7 @@ class Server:
                 raise NoStart(self._why_no_line(), LINE, shlex.join(self.command), hint=FIRST)
             if not data:
                 wait_for(lambda: self.process.poll() is not None, "the end of the process",
-                         failsafe=5)
+                         failsafe=5, pids=self.pids)
                 look, hint = self._why_dead()
                 if look == cause.ENDED and self.process.returncode != 0:
                     look = cause.of_no_start(self.command, self.last_words())
@@ -461,11 +461,23 @@ class Server:
         self.clients.append(client)
         return client
 
+    def connect_with(self, *messages):
+        """New clients, one for each message, which is there before the server can accept them.
+
+        So none of them was ever silent, however late we are: not even by a short deadline.
+        """
+        self.pause()
+        clients = [self.connect() for _ in messages]
+        for client, message in zip(clients, messages):
+            client.send(message)
+        self.resume()
+        return clients
+
     def wait_exit(self, what="the end of the process"):
         """Wait until it has exited; returns the status (-15 for SIGTERM)."""
         self.ending = True
         try:
-            wait_for(self.exited, what)
+            wait_for(self.exited, what, pids=self.pids)
         except Fail as fail:
             raise Fail(f"{fail.seen}; {self.describe()}", expected=what) from None
         return self.process.returncode
@@ -520,6 +532,6 @@ class Server:
             return
         self.ending = True
         self.signal(signal.SIGRTMAX)
-        wait_for(self.exited, "the search for leaks ends")
+        wait_for(self.exited, "the search for leaks ends", pids=self.pids)
         if self.finding() or self.process.returncode != 0:
             raise Fail(f"{self.describe()}. {self.last_words()}", expected="no memory is lost")

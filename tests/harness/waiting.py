@@ -29,11 +29,13 @@ class Deadline:
         """Seconds, 0 when it has passed."""
         left = self.end - time.monotonic()
         if left <= 0:
+            # In this order: one that gets its core while we look has its waiting in the account.
+            starved = any(kernel.is_starved(pid) for pid in self.pids[1:])
             waited = max(kernel.waited_ns(pid) - self.before.get(pid, 0) for pid in self.pids)
             self.end += max(0, waited - self.waited) / 1e9
             self.waited = max(waited, self.waited)
             left = self.end - time.monotonic()
-            if left <= 0 and any(kernel.is_starved(pid) for pid in self.pids[1:]):
+            if left <= 0 and starved:
                 left = 1  # look again then: its waiting goes on, and is not in the account yet
         return max(0, left)
 
@@ -65,8 +67,11 @@ class Stillness:
         return self.same >= self.enough
 
 
-def wait_for(condition, what, server=None, failsafe=FAILSAFE):
-    """Wait until condition() is true and return its value. Fail says what did not come."""
+def wait_for(condition, what, server=None, failsafe=FAILSAFE, pids=()):
+    """Wait until condition() is true and return its value. Fail says what did not come.
+
+    pids: whose work is waited for, where it is no server's, or one's that may end.
+    """
     deadline, pause = None, 0.0002
     spin_ms = server.cpu_ms() + server.spin_ms if server else 0
     while True:
@@ -79,7 +84,7 @@ def wait_for(condition, what, server=None, failsafe=FAILSAFE):
             look, hint = server.why_stuck(True)
             raise Fail(f"the server goes in circles: it uses CPU time without end; "
                        f"{server.describe()}{server.said()}", expected=what, look=look, hint=hint)
-        deadline = deadline or Deadline(failsafe, *(server.pids if server else []))
+        deadline = deadline or Deadline(failsafe, *(server.pids if server else pids))
         if deadline.passed():
             does = f"; {server.describe()}" if server else ""
             raise Fail(f"not within {failsafe:.0f} s{does}", expected=what)

@@ -87,9 +87,8 @@ class Idle(Server):
     arguments = ("--idle-ms", "200", "--tick-ms", "20")
 
     def test_job_may_take_longer(self):
-        client, silent = self.server.connect(), self.server.connect()
-        client.send(harness.frame(b"sleep 1500"))
-        silent.expect_end()
+        client, = self.server.connect_with(harness.frame(b"sleep 1500"))
+        self.server.connect().expect_end()
         client.expect(harness.frame(b"sleep 1500"))
         client.expect_end()
 

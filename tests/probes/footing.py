@@ -7,6 +7,7 @@ import socket
 import subprocess
 
 from tests.outside import kernel, runtime
+from tests.outside.shim import WAITS
 from tests.harness import (KIB, MIB, SAN, Fail, Gone, Lesson, NotTried, die_with_parent, frame,
                            frames, plug, probe, wait_for)
 from tests.probes.exhausted import ENOUGH_MS, quiet
@@ -92,13 +93,22 @@ def listener_fails(stage):
 
 # Row 34
 
+def waits_in(stage):
+    """The call, or the calls, in which it waits for its first client."""
+    server, shim = start(stage, "")
+    wait_for(server.asleep, "the server sleeps", server)
+    found = [call for call in WAITS if shim[call].calls]
+    server.kill()
+    return found or ["wait"]
+
+
 @probe(row=34, title="the wait fails again and again: it says so and rests",
        expect="- P P P P P P", look="select(2), poll(2), epoll_wait(2): EINVAL",
        hint="only EINTR may be tried again at once; with anything else, rest for a moment",
        of_runtime="It is {} that waits")
 def wait_fails(stage):
-    """From the second on, each wait fails at once."""
-    server, shim = start(stage, "wait:2-:EINVAL")
+    """From the second on, each wait fails at once. It may rest in another call of that kind."""
+    server, shim = start(stage, " ".join(f"{call}:2-:EINVAL" for call in waits_in(stage)))
     try:
         server.connect()
     except Fail:
@@ -212,10 +222,10 @@ def announcement_fails(stage):
                                        preexec_fn=lambda: die_with_parent(parent))
             try:
                 wait_for(lambda: process.poll() is not None or kernel.blocked_calls(process.pid),
-                         "its end")
+                         "its end", pids=[process.pid])
                 if process.poll() is None:
                     wait_for(lambda: process.poll() is not None, f"its end, with stdout on {what}",
-                             failsafe=5)
+                             failsafe=5, pids=[process.pid])
             finally:
                 process.kill()
                 process.wait()

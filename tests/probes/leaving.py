@@ -1,5 +1,6 @@
 """Connections that break, servers that are restarted, and what is left behind."""
 
+import contextlib
 import os
 import random
 import socket
@@ -107,7 +108,7 @@ def reset_while_writing(stage):
        look="socket(7): SO_REUSEADDR, before bind(2)", hint="set SO_REUSEADDR on the listener")
 def restart(stage):
     """The server ends first, so its port keeps connections: half-closed, then in TIME_WAIT."""
-    port = free_port()
+    port, _kept = free_port()
     server = stage.start(port=port)
     clients = [server.connect() for _ in range(3)]
     for client in clients[:1] if stage.number == 1 else clients:
@@ -142,14 +143,19 @@ def require(is_kept):
 
 
 def free_port():
-    """A port below those that connect() and bind() to port 0 give away."""
+    """A port below those that connect() and bind() to port 0 give away, with no connection left.
+
+    It is that of no other probe for as long as what stands for it is kept, too.
+    """
     while True:
-        port = random.randrange(12_000, 32_000)
-        try:
+        port, name = random.randrange(12_000, 32_000), socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):
+            name.bind(f"\0port {port} of the course")
             with socket.create_server(("127.0.0.1", port)):
-                return port
-        except OSError:
-            pass
+                pass
+            if not kept(port):
+                return port, name
+        name.close()
 
 
 @probe(row=19, title="no descriptor for child processes", expect="P P P P P P P",

@@ -136,7 +136,8 @@ class Silence:
         """So far. From time to time this looks at its processes."""
         now = time.monotonic()
         if now - self.looked >= LOOK_EVERY:
-            self.counted += (now - self.looked) * self.share()
+            # If it is much longer than that ago, it is we who were stopped, or had no core.
+            self.counted += min(now - self.looked, 2 * LOOK_EVERY) * self.share()
             self.looked = now
         return self.counted
 
@@ -265,12 +266,15 @@ def run(chosen, build, jobs):
                 active.append(suite)
                 for descriptor in (suite.steps, suite.process.stdout.fileno()):
                     selector.register(descriptor, selectors.EVENT_READ, suite)
-            over = {suite for suite in active if suite.hopeless()}
-            for key, _ in selector.select(1):
+            over = set()
+            # Stopped in it, it finds nothing, though much may have come meanwhile: ask once more.
+            for key, _ in selector.select(1) or selector.select(0):
                 if not key.data.read(key.fd):
                     selector.unregister(key.fd)
                     if key.fd != key.data.steps:
                         over.add(key.data)
+            # Only now: what it has said may have waited for us, and not we for it.
+            over |= {suite for suite in active if suite.hopeless()}
             for suite in over:
                 for key in [key for key in selector.get_map().values() if key.data is suite]:
                     selector.unregister(key.fd)

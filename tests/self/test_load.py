@@ -45,6 +45,7 @@ class Fake:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = self.listener.getsockname()[1]
         self.before = b""
+        self.acted = 0  # when it has answered last, or ended a connection
         self.sockets, self.threads = [], [threading.Thread(target=self.accept, daemon=True)]
 
     def __enter__(self):
@@ -78,9 +79,11 @@ class Fake:
                 before, self.before = self.before, frame
                 reply = self.answer(frame, number, before)
                 if reply is None:
-                    return
+                    break
                 client.sendall(reply)
+                self.acted = time.monotonic()
                 number += 1
+        self.acted = time.monotonic()
 
 
 def flip(frame, number, _):
@@ -122,6 +125,17 @@ def run(port, *options, lines=None):
     done = subprocess.run(command, input="\n".join(lines or []), encoding="utf-8", check=False,
                           stdout=subprocess.PIPE)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def run_in_time(make, *options):
+    """The same with little patience, but so much that the server on this machine was in time."""
+    for ms in (300 << doubled for doubled in itertools.count()):
+        began = time.monotonic()
+        with make() as server:
+            status, (result,) = run(server.port, "--patience", str(ms), *options)
+            in_time = server.acted - began < ms / 1000
+        if in_time:
+            return status, result
 
 
 class Generator(unittest.TestCase):
@@ -175,9 +189,10 @@ class Generator(unittest.TestCase):
 
     def test_what_does_not_come_is_missing(self):
         """The tail of a frame, and all behind it. Reported, and the run has an end."""
-        with Fake(lambda f, n, _: f if n < 11 else f[:-1] if n == 11 else b"") as server:
-            status, (result,) = run(server.port, "--count", "100", "--in-flight", "4",
-                                    "--patience", "300")
+        def make():
+            return Fake(lambda f, n, _: f if n < 11 else f[:-1] if n == 11 else b"")
+
+        status, result = run_in_time(make, "--count", "100", "--in-flight", "4")
         self.assertEqual(status, 1, result)
         self.assertEqual((result["messages"], result["missing"]), (10, 4), result)
 
@@ -205,24 +220,25 @@ class Generator(unittest.TestCase):
 
     def test_a_server_that_closes(self):
         """In the middle of the load: the connection is lost, with what was on its way."""
-        with Fake(lambda f, n, _: f if n < 11 else None) as server:
-            status, (result,) = run(server.port, "--count", "100", "--connections", "2",
-                                    "--patience", "300")
+        status, result = run_in_time(lambda: Fake(lambda f, n, _: f if n < 11 else None),
+                                     "--count", "100", "--connections", "2")
         self.assertEqual(status, 1, result)
         self.assertEqual((result["lost"], result["missing"]), (2, 2), result)
 
     def test_a_server_that_serves_only_some(self):
         """The rest is counted, and nothing is measured."""
-        served = itertools.count(1)
-        with Fake(lambda frame, *_: frame if next(served) <= 3 else b"") as server:
-            status, (result,) = run(server.port, "--connections", "5", "--patience", "300")
+        def make():
+            served = itertools.count(1)
+            return Fake(lambda frame, *_: frame if next(served) <= 3 else b"")
+
+        status, result = run_in_time(make, "--connections", "5")
         self.assertEqual((status, result["failed"]), (1, "3 of 5 served"), result)
 
     def test_nobody_listens(self):
         """The reason is in the report."""
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-        status, (result,) = run(port)
+        with socket.socket() as bound:  # it does not listen, and nobody else can, there
+            bound.bind(("127.0.0.1", 0))
+            status, (result,) = run(bound.getsockname()[1])
         self.assertEqual((status, result["failed"]), (1, "0 of 1 served"), result)
         self.assertEqual(result["errors"], {"Connection refused": 1})
 
@@ -234,7 +250,7 @@ class Generator(unittest.TestCase):
         self.assertRegex(result["failed"], r"^the limit is \d+ descriptors$")
 
     def test_open_loop_does_not_hide_a_stall(self):
-        """One stall of 400 ms in 800 ms: in the open loop, many frames are late by much of it."""
+        """One stall of 400 ms in 400 frames: in the open loop, many are late by much of it."""
         def stall(frame, number, _):
             if number == 100:
                 time.sleep(0.4)
@@ -242,7 +258,7 @@ class Generator(unittest.TestCase):
 
         for options, many in ((["--rate", "500"], True), ([], False)):
             with self.subTest(options=options), Fake(stall) as server:
-                _, (result,) = run(server.port, "--warm-up", "0", "--ms", "800", *options)
+                _, (result,) = run(server.port, "--warm-up", "0", "--count", "400", *options)
                 self.assertGreaterEqual(result["latency_us"]["max"], 350_000, result)
                 if many:
                     self.assertGreaterEqual(result["latency_us"]["p90"], 150_000, result)
@@ -250,7 +266,7 @@ class Generator(unittest.TestCase):
     def test_usage_of_the_server(self):
         """--pid: what it has used up is in the report."""
         with Fake() as server:
-            _, (result,) = run(server.port, "--pid", str(os.getpid()), "--ms", "50")
+            _, (result,) = run(server.port, "--pid", str(os.getpid()), "--count", "500")
         self.assertGreater(result["server_cpu"], 0)
         self.assertGreater(result["rss_kib"], 1000)
         self.assertGreater(result["switches"] + result["preemptions"], 0)

@@ -47,6 +47,23 @@ class Deadlines(WithProcesses):
             deadline = harness.Deadline(0, self.start(NEVER_WITHOUT_WORK, last_of_all).pid)
             self.assertTrue(any(deadline.left() >= 1 for _ in range(TRIES)))
 
+    def test_it_does_not_pass_because_one_has_got_its_core_while_we_looked(self):
+        waited = 0
+
+        def look(_):
+            nonlocal waited
+            waited = 10**10  # the kernel says so when the waiting is over
+            return False
+
+        with mock.patch.object(kernel, "is_starved", look), \
+                mock.patch.object(kernel, "waited_ns", lambda _: waited):
+            self.assertGreater(harness.Deadline(0, os.getpid()).left(), 9)
+
+    def test_a_process_that_is_no_server_may_have_no_core_either(self):
+        looks = iter((False, False, True))
+        with mock.patch.object(kernel, "is_starved", lambda pid: pid == os.getpid()):
+            harness.wait_for(lambda: next(looks), "three looks", failsafe=0, pids=[os.getpid()])
+
 
 class Tests(WithProcesses):
     """Of a mutant: does one hang, or has it to wait?"""

@@ -144,6 +144,19 @@ int open_descriptors() {
     return count;
 }
 
+int listeners() {
+    DIR* directory = opendir("/proc/self/fd");
+    int count = 0;
+    while (dirent* entry = readdir(directory)) {
+        int listens = 0;
+        socklen_t length = sizeof listens;
+        getsockopt(std::atoi(entry->d_name), SOL_SOCKET, SO_ACCEPTCONN, &listens, &length);
+        count += listens;
+    }
+    closedir(directory);
+    return count;
+}
+
 namespace {
 
 // How long this thread has had to wait for a core, so far: proc(5).

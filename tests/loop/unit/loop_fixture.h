@@ -106,6 +106,7 @@ protected:
 };
 
 int open_descriptors();
+int listeners();  // sockets of this process that listen
 int ports();  // of those that connect() gives away: ip(7), ip_local_port_range
 bool is_local(const std::string& host);  // may one listen there? ::1 is not everywhere
 Options any_port(const std::string& host = "127.0.0.1");

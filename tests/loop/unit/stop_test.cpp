@@ -31,7 +31,7 @@ TEST_F(StopTest, AnswersWhatWasReceivedAndServesTheQueue) {
     }
     EXPECT_EQ(hooks.accepted, 102);
     EXPECT_EQ(hooks.closed, 102);
-    EXPECT_EQ(Client(address).error(), ECONNREFUSED);
+    EXPECT_EQ(listeners(), 0);  // and the port may be another program's
 }
 
 TEST_F(StopTest, AnswersWhatWasReceivedHoweverLargeAMessageMayBe) {
@@ -348,7 +348,7 @@ TEST_F(GraceTest, TheHandlerIsToldOnceAndThenItsClients) {
     pass(1ms);
     EXPECT_TRUE(run_to_the_end());
     EXPECT_EQ(hooks.stops, 1);
-    EXPECT_EQ(Client(address).error(), ECONNREFUSED);
+    EXPECT_EQ(listeners(), 0);  // and the port may be another program's
 }
 
 // ---- a deadline that the loop's own work uses up -----------------------------------------------
