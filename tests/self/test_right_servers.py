@@ -403,6 +403,12 @@ class OfItsOwnKind(ReadersServer):
         self.assertIn("P no frame, or one that is too long: closed, and said",
                       self.check(text, "20", 7)[1])
 
+    def test_urgent_bytes_are_part_of_its_stream(self):
+        text = script(THREAD_EACH, reply="client.setsockopt(socket.SOL_SOCKET, "
+                                         "socket.SO_OOBINLINE, 1); client.sendall(data)")
+        status, output = self.check(text, "17", 3)
+        self.assertEqual(status, 0, output)
+
     def test_its_child_has_a_session_of_its_own(self):
         text = script(ONE_AT_A_TIME, on_start="child = os.fork(); child and (os.waitpid(child, 0), "
                                               "os._exit(1)); os.setsid()")
