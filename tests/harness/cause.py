@@ -20,6 +20,7 @@ DEATHS = {  # what to look at, and what to write
                     (BUG, "")),  # and with what to see it: debugger()
     signal.SIGPIPE: ("send(2): EPIPE; signal(7): SIGPIPE ends a process that does not handle it",
                      "give send() MSG_NOSIGNAL, or ignore SIGPIPE: then it fails with EPIPE"),
+    signal.SIGSYS: ("seccomp(2): its filter forbids a call; strace -f shows the last one", ""),
     signal.SIGKILL: ("who sends SIGKILL: the kernel does it when memory is short (dmesg)", ""),
 }
 

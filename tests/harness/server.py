@@ -16,8 +16,8 @@ import time
 from tests.harness import cause
 from tests.harness.client import Client
 from tests.harness.course import MIB, SLOWER
-from tests.harness.processes import die_with_parent, heed_interrupts
-from tests.harness.verdict import Fail, NoStart, QueueFull
+from tests.harness.processes import die_with_parent, heed_interrupts, kill_all
+from tests.harness.verdict import Fail, NoStart, NotTried, QueueFull
 from tests.harness.waiting import FAILSAFE, SPIN_MS, Deadline, Stillness, wait_for
 from tests.outside import kernel, runtime
 
@@ -60,6 +60,7 @@ class Server:
                  stderr=None, closed=(), own=True):
         self.command = [*command, "--port", str(port), *map(str, args)]
         self.clients, self.own = [], own
+        self.shimmed = "LD_PRELOAD" in (env or {})
         self.drain = None  # reads what it prints after the line
         self.met = False  # do we know all processes that accept?
         self.ending = False  # the probe ends it on purpose
@@ -233,6 +234,8 @@ class Server:
                 count = collections.Counter(states)
                 states = ", ".join(f"{count[state]:,} {state}" for state in sorted(count))
             return f"the server is running (state {states})"
+        if len(calls) > 3:  # of many threads, those that hold somebody up
+            calls.sort(key=lambda call: call[0] not in kernel.SENDING)
         return "the server sleeps in " + ", ".join(self._call_text(*call) for call in calls[:3])
 
     def _call_text(self, name, args):
@@ -286,6 +289,10 @@ class Server:
     def _why_dead(self):
         """(what to look at, what to write) after its end."""
         return cause.of_death(self.process.returncode, self.command, self.stderr())
+
+    def forbids_the_shim(self):
+        """Has its own filter of system calls ended it, while it had a library of ours in it?"""
+        return not self.own and self.shimmed and self.process.poll() == -signal.SIGSYS
 
     def why_stuck(self, spins, fd=None):
         """(what to look at, what to write) when a client's bytes are there and nothing comes.
@@ -431,7 +438,11 @@ class Server:
 
         Returns what lift_limit() takes.
         """
-        old = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in self.pids}
+        try:
+            old = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in self.pids}
+        except PermissionError:
+            raise NotTried("it runs as another user, and to change its limits needs "
+                           "CAP_SYS_RESOURCE then: prlimit(2)") from None
         for pid, (_, hard) in old.items():
             fds = kernel.open_fds(pid)
             lowest_free = next(fd for fd in range(len(fds) + 1) if fd not in fds)
@@ -475,10 +486,12 @@ class Server:
         """End it at once, with everything it has started, and wait for that."""
         self.ending = True
         if self.process.poll() is None:
+            below = kernel.descendants(self.process.pid)  # they may be in a group of their own
             try:
                 os.killpg(self.process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 self.process.kill()
+            kill_all(below)
         self.process.wait()
         if self.out != -1:
             os.close(self.out)

@@ -71,6 +71,9 @@ def stat_fields(pid, tid=None):
 def state(pid):
     """One letter: R running, S asleep, T stopped, Z dead and not yet waited for. '' if gone."""
     fields = stat_fields(pid)
+    if fields[:1] == ["Z"]:  # so is a main thread that has ended before the others
+        others = thread_states(pid).strip("Z")
+        return others[:1] or "Z"
     return fields[0] if fields else ""
 
 
@@ -80,11 +83,23 @@ def is_over(pid):
 
 
 def threads(pid):
-    """The ids of the threads of a process."""
+    """The ids of the threads of a process, without a main thread that has ended before others."""
     try:
-        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+        found = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
     except OSError:
         return []
+    if len(found) > 1 and stat_fields(pid, pid)[:1] == ["Z"]:
+        found.remove(pid)
+    return found
+
+
+def home(pid):
+    """Where /proc shows what all threads share.
+
+    Of a main thread that has called pthread_exit() it shows no descriptors and no memory.
+    """
+    found = threads(pid)
+    return f"/proc/{pid}" if not found or pid in found else f"/proc/{pid}/task/{found[0]}"
 
 
 def thread_states(pid):
@@ -144,14 +159,14 @@ def epoll_events(pid, fd):
     """
     polls = [each for each, what in open_fds(pid).items() if what == "anon_inode:[eventpoll]"]
     found = [int(mask, 16) for each in polls for mask in re.findall(
-        rf"^tfd: +{fd} events: +([0-9a-f]+)", read_file(f"/proc/{pid}/fdinfo/{each}"), re.M)]
+        rf"^tfd: +{fd} events: +([0-9a-f]+)", read_file(f"{home(pid)}/fdinfo/{each}"), re.M)]
     return found if polls else None
 
 
 def has_timer(pid):
     """Has it a timerfd that is going to expire? proc(5), "/proc/pid/fdinfo/"."""
     timers = [fd for fd, what in open_fds(pid).items() if what == "anon_inode:[timerfd]"]
-    return any(re.search(r"^it_value: \((?!0, 0\))", read_file(f"/proc/{pid}/fdinfo/{fd}"), re.M)
+    return any(re.search(r"^it_value: \((?!0, 0\))", read_file(f"{home(pid)}/fdinfo/{fd}"), re.M)
                for fd in timers)
 
 
@@ -233,27 +248,33 @@ def endless_sleepers(pid):
 
 def memory_kib(pid, key="VmRSS"):
     """Memory in KiB: VmRSS is what is resident now, VmHWM the most that ever was."""
-    return status_number(f"/proc/{pid}/status", key)
+    return status_number(f"{home(pid)}/status", key)
 
 
 def open_fds(pid):
     """{descriptor: what it is}, for instance {4: 'socket:[12345]'}."""
-    found = {}
+    found, folder = {}, f"{home(pid)}/fd"
     try:
-        names = os.listdir(f"/proc/{pid}/fd")
+        names = os.listdir(folder)
     except OSError:
         return found
     for name in names:
         try:
-            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+            found[int(name)] = os.readlink(f"{folder}/{name}")
         except OSError:
             pass  # closed meanwhile
     return found
 
 
+def fd_limit(pid):
+    """How many descriptors a process may have: prlimit(2) would need its user for that."""
+    found = re.search(r"^Max open files +(\d+)", read_file(f"/proc/{pid}/limits"), re.MULTILINE)
+    return int(found.group(1)) if found else 0
+
+
 def fd_flags(pid, fd):
     """The flags of a descriptor as open(2) names them, O_CLOEXEC among them."""
-    found = re.search(r"^flags:\s+([0-7]+)", read_file(f"/proc/{pid}/fdinfo/{fd}"), re.MULTILINE)
+    found = re.search(r"^flags:\s+([0-7]+)", read_file(f"{home(pid)}/fdinfo/{fd}"), re.MULTILINE)
     return int(found.group(1), 8) if found else 0
 
 

@@ -53,11 +53,11 @@ ACCEPTING = {"asyncio", "uvloop", "Twisted", "Node", "Deno", "Bun"}
 def of(pid):
     """The Runtime of a process, or None."""
     paths = {line.split(maxsplit=5)[-1] for line in
-             kernel.read_file(f"/proc/{pid}/maps").splitlines() if "/" in line}
+             kernel.read_file(f"{kernel.home(pid)}/maps").splitlines() if "/" in line}
     for pattern, runtime in MAPPED.items():
         if any(re.search(f"(?:{pattern})$", path) for path in paths):
             return runtime
-    return compiled_in(f"/proc/{pid}/exe") or imported(pid)
+    return compiled_in(f"{kernel.home(pid)}/exe") or imported(pid)
 
 
 def compiled_in(path):

@@ -214,6 +214,29 @@ def stop_while_stuck(stage):
         raise Lesson(f"SIGTERM does not end it: {fail.seen}", "dies") from None
 
 
+@probe(title="SIGTERM: a client that goes on sending does not move the deadline",
+       **{**STOP, "expect": "- - - - - - P", "look": "--drain-ms: from when on does it count?",
+          "hint": "the deadline of a stop is set once, when SIGTERM comes"})
+def stop_while_sending(stage):
+    """A frame has begun, and goes on byte by byte for as long as the server lives."""
+    server = start_with(stage, "--drain-ms", 300)
+    client = server.connect()
+    client.roundtrip()
+    client.send(frame(bytes(MIB))[:100])
+    wait_for(lambda: not client.unread(), "the server reads a part of a frame", server)
+    stop(server)
+
+    def ends():
+        try:
+            client.try_send(b".")
+        except Gone:
+            pass
+        return server.exited()
+
+    wait_for(ends, "it ends 300 ms after SIGTERM, whatever this client does", server)
+    require_exit(stage, server)
+
+
 @probe(title="SIGTERM: who waits in the accept queue is answered", **STOP)
 def stop_with_queue(stage):
     """They have connected, and asked, before the signal came."""

@@ -183,8 +183,13 @@ SECONDS = 8  # for these, if the server is a reader's: a slow one gets fewer
 GROWTH_KIB = 20 * 1024  # of memory meanwhile
 STACKS_KIB = 4 << 20  # of addresses: nobody needs so many for 50 clients at a time
 JOIN = "pthread_detach(3): a thread that has ended keeps its stack until it is joined"
+ZOMBIES = ("wait(2): a child that has ended stays until its parent has waited for it",
+           "waitpid(-1, NULL, WNOHANG) until it returns 0, or ignore SIGCHLD: then none stays")
+STAYS = ("fork(2): where does the child go when its client has left? It must not come to accept()",
+         "end the child with _exit() as soon as its client has left")
 NOISE_KIB = 4 * 1024  # of it, also where few come
 FILES = 100  # that a runtime may open in that time
+PROCESSES = 100  # that a server may keep for later
 
 
 @probe(row=19, title="nothing is left after 10,000 clients", expect="P P P P P P P",
@@ -196,7 +201,9 @@ def leaked(stage):
     before, visits = at_start(stage, server), Visits(server)
     visits.come_and_go()
     memory, files = server.memory_kib(), len(server.fds())
+    processes = started(server)
     visits.come_and_go()
+    require_few_left(server, visits, processes)
     require_bounded(server, visits, memory)
     if len(server.fds()) > files + FILES:
         raise Fail(f"{counted(len(server.fds()) - files, 'descriptor')} more after each "
@@ -205,6 +212,25 @@ def leaked(stage):
     if visits.clients < CLIENTS:
         stage.note(f"{counted(visits.clients, 'client')} at a time, and not {CLIENTS:,}: it needs "
                    f"more than {SECONDS} s for these")
+
+
+def started(server):
+    """The processes that it has started and not waited for, when those that end have ended."""
+    wait_for(server.others_asleep, "its processes end, or sleep", server)
+    return kernel.descendants(server.process.pid)
+
+
+def require_few_left(server, visits, before):
+    """Fail if processes that it starts for its clients stay when these have left."""
+    left = set(started(server))
+    more = len(left) - len(before)
+    if more <= PROCESSES:
+        return
+    ended = sum(kernel.state(pid) == "Z" for pid in left - set(before))
+    look, hint = ZOMBIES if ended > more / 2 else STAYS
+    raise Fail(f"{more:,} children more after {counted(visits.clients, 'client')}, of which "
+               f"{ended:,} have ended",
+               expected="as many as before", look=look, hint=hint)
 
 
 def require_cloexec(stage, server):

@@ -46,13 +46,14 @@ def in_parts(client, data, cuts):
 
 
 def lengths(most):
-    """Around every power of two: of a whole frame, and of its payload."""
-    around = {(1 << power) + more for power in range(4, 21) for more in (-1, 0, 1)}
+    """Around every power of two and of ten: of a whole frame, and of its payload."""
+    powers = {1 << power for power in range(4, 21)} | {10 ** power for power in range(2, 7)}
+    around = {power + more for power in powers for more in (-1, 0, 1)}
     return sorted({payload for length in around for payload in (length - 8, length)
                    if 0 <= payload <= most})
 
 
-@probe(row=5, title="a message of any length: around each power of two up to 1 MiB",
+@probe(row=5, title="a message of any length: around each power of two and of ten",
        expect="P P P P P P P", look="recv(2), when as many bytes are there as the buffer takes",
        hint="a buffer that has become full says nothing about what is left: ask again")
 def around_powers_of_two(stage):
@@ -173,6 +174,26 @@ def urgent_byte(stage):
     client.expect(frame(b"after"))
     client.half_close()
     client.expect_end()
+
+
+@probe(row=17, title="an urgent byte, and nothing behind it: all others are served",
+       expect="- P P P P P P", look="poll(2): POLLPRI, select(2): exceptfds, which recv() leaves",
+       hint="do not ask for urgent data: it is reported again and again, and recv() has nothing")
+def urgent_byte_alone(stage):
+    """The server may wake up for it. It must not wait for more, nor look at it for ever."""
+    server = stage.start()
+    client, other = server.connect(), server.connect()
+    for each in (client, other):
+        each.roundtrip()
+    for _ in range(3):
+        try:
+            client.sock.send(b"!", socket.MSG_OOB)
+        except OSError as error:
+            raise Gone(error.strerror) from None
+        client.sent += not stage.own  # with SO_OOBINLINE it comes back
+        for _ in range(3):
+            other.roundtrip()
+        wait_for(server.asleep, "it sleeps again", server)
 
 
 def skip_inline(client):

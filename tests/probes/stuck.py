@@ -1,14 +1,16 @@
 """Output that a server holds because it could not be sent: how much, and what comes then."""
 
-from tests.outside import kernel
-from tests.harness import (KIB, MIB, WHOSE, Fail, Gone, counted, difference, frame, pattern,
+from tests.outside import kernel, runtime
+from tests.harness import (KIB, MIB, SAN, WHOSE, Fail, Gone, counted, difference, frame, pattern,
                            probe, wait_for)
-from tests.probes.flood import dropped
+from tests.probes.flood import Flood, dropped
+from tests.probes.sharing import fd_room
 from tests.probes.syscalls import OutOfReach, start
 
 MOST = 64 * MIB  # to send to a server that does not stop reading
 SMALL = frame(bytes(range(256)) * 16)  # a little more than 4 KiB
-ENOUGH_MS = 200  # of CPU time: it has looked, even if it does not sleep
+ENOUGH_MS = 1000  # of CPU time: it looks again and again
+ENDLESS = "epoll(7): EPOLLIN and EPOLLRDHUP stay after the end of input. Do you still ask for them?"
 DROPS = "P P P P L:drops P P"
 
 
@@ -102,6 +104,10 @@ class Held:
         self.client.half_close()
         wait_for(lambda: self.noticed() or self.server.cpu_ms() - spent > ENOUGH_MS,
                  "it sees the end of input, or cannot look", self.server)
+        if self.server.cpu_ms() - spent > ENOUGH_MS and not self.noticed():
+            raise Fail(f"it goes in circles: more than {ENOUGH_MS} ms of CPU time; "
+                       f"{self.server.describe()}", sent="frames, and the end of input",
+                       expected="it sleeps until there is room for what it holds", look=ENDLESS)
         self.drain()
         self.client.expect_end("frames")
 
@@ -217,3 +223,91 @@ def back_and_forth(server):
                     late.client.wait(what="what is owed")
         late.end()
         late.client.close()
+
+
+CROWD = 1100  # more than a table of 1,024 has room for
+SLOW = [0] + [1 << power for power in range(11)]  # so that two are any power of two apart
+
+
+@probe(row=7, title="twelve of 1,100 clients do not read; all others talk",
+       expect="- - - - - P P",
+       look="what do clients share: a place in a table (number % size), a limit, a thread?",
+       hint="keep output with the client itself, and bound it there; never wait in send()")
+def many_do_not_read(stage):
+    """A server with two places in one table, a limit for all, or a few threads, shows it here."""
+    room = fd_room(CROWD, stage, least=CROWD)
+    server = start_narrow(stage)
+    clients = [server.connect(rcvbuf=16 * KIB) for _ in range(room)]
+    for client in clients:
+        client.roundtrip()
+    floods = [Flood(clients[at], 16 * MIB, size=16 * KIB + at) for at in SLOW]
+    for flood in floods:
+        flood.push_until_stuck()
+    for _ in range(2):
+        for at, client in enumerate(clients[:100]):
+            if at not in SLOW:
+                client.roundtrip()
+    for flood in floods:
+        flood.stop()
+        flood.drain()
+
+
+@probe(row=6, title="another client is served while the kernel has the rest for one that has ended",
+       expect="- P P P P P P", look="close(2); socket(7): with SO_LINGER, close() itself waits",
+       hint="leave SO_LINGER alone: after close(), the kernel sends the rest by itself")
+def closes_without_waiting(stage):
+    """All is handed to the kernel when the end of input comes, and this client reads late."""
+    server = stage.start()
+    late, other = server.connect(rcvbuf=16 * KIB), server.connect()
+    other.roundtrip()
+    message = frame(pattern(100 * KIB))
+    late.send(message)
+
+    def answered():
+        far = late.far_end()
+        return far and far.unsent and not far.unread and server.asleep()
+
+    wait_for(answered, "a frame of 100 KiB is answered", server)
+    if kernel.SENDING.intersection(server.calls() or ()):
+        return stage.note("not asked for: its sockets have no room for 100 KiB")
+    late.half_close()
+    server.come_to_rest()  # it has seen the end
+    other.roundtrip()
+    late.expect(message)
+    late.expect_end(message)
+
+
+BREAK = 60  # clients, of which each leaves output behind
+NOISE_KIB = 4 * KIB  # of memory, that a server may need for other things meanwhile
+
+
+@probe(row=9, title="what is held for a client is given up when the connection breaks",
+       expect="- - - - - P P", look="send(2): ECONNRESET; /proc/PID/status: VmRSS",
+       hint="free the buffer wherever a client is removed: let one function do both")
+def gives_up_what_it_held(stage):
+    """One after the other sends and does not read, and then resets its connection."""
+    server = start_narrow(stage)
+    if SAN or runtime.collects(server.pid):
+        return stage.note("not measured: what is freed is kept for a while")
+    break_off(server, 10)
+    for _ in range(1 if server.own else 5):  # a heap may take some time to level off
+        before = server.memory_kib()
+        break_off(server, BREAK)
+        grown = server.memory_kib() - before
+        if grown <= NOISE_KIB:
+            return
+    raise Fail(f"{grown:,} KiB more memory after {counted(BREAK, 'client')}",
+               sent="frames, of which nothing was read, and then a reset, by each",
+               expected=f"less than {NOISE_KIB:,} KiB more")
+
+
+def break_off(server, count):
+    """So many clients, one after the other, do not read what they are owed, and reset."""
+    other = server.connect()
+    for _ in range(count):
+        client = server.connect(rcvbuf=16 * KIB, sndbuf=64 * KIB)
+        Flood(client, 16 * MIB).push_until_stuck()
+        client.reset()
+        other.roundtrip()
+        server.clients.remove(client)
+    other.close()

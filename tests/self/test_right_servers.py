@@ -382,19 +382,82 @@ class WhatIsNotAsked(RightServer):
         self.assert_right(text, "8", 1)
 
 
+class OfItsOwnKind(ReadersServer):
+    """Servers that have changed what they are: /proc and our tools see them otherwise then."""
+
+    def test_its_main_thread_has_ended(self):
+        text = script(THREAD_EACH).replace("while True:", "def loop():\n  while True:").replace(
+            "    time.sleep(0.002)", "    time.sleep(0)")
+        head, body = text.split("  while True:\n")
+        text = head + "  while True:\n" + "".join("  " + line + "\n" for line in body.splitlines())
+        text += "import ctypes\nthreading.Thread(target=loop).start()\n" \
+            "ctypes.CDLL(None).pthread_exit(None)\n"
+        status, output = self.check(text, "1,9", 3)
+        self.assertEqual(status, 0, output)
+
+    def test_it_says_in_its_own_words_that_this_is_no_frame(self):
+        text = script(THREAD_EACH, reply="if data[:4] != b'EVLP' or data[4] + data[5] // 17: "
+                                         "print('what?', file=sys.stderr, flush=True); return")
+        text = text.replace("return\n", "return\n                client.sendall(data)\n").replace(
+            "[4] + data[5] // 17", "[4:8] > bytes([0, 16, 0, 0])")
+        self.assertIn("P no frame, or one that is too long: closed, and said",
+                      self.check(text, "20", 7)[1])
+
+    def test_urgent_bytes_are_part_of_its_stream(self):
+        text = script(THREAD_EACH, reply="client.setsockopt(socket.SOL_SOCKET, "
+                                         "socket.SO_OOBINLINE, 1); client.sendall(data)")
+        status, output = self.check(text, "17", 3)
+        self.assertEqual(status, 0, output)
+
+    def test_its_child_has_a_session_of_its_own(self):
+        text = script(ONE_AT_A_TIME, on_start="child = os.fork(); child and (os.waitpid(child, 0), "
+                                              "os._exit(1)); os.setsid()")
+        status, output = self.check(text, "18")
+        self.assertEqual(status, 0, output)
+        self.assert_nobody_left()
+
+    def test_who_is_accepted_and_forgotten_is_not_in_the_queue(self):
+        client = mock.Mock(accepted=lambda: True)
+        with self.assertRaisesRegex(harness.Fail, "is accepted and gets no answer"):
+            sharing.only_one(mock.Mock(describe=str), [client] * 2)
+
+    def test_another_user_may_not_be_given_limits(self):
+        server = mock.Mock(pids=[1])
+        with mock.patch.object(resource, "prlimit", side_effect=PermissionError):
+            with self.assertRaisesRegex(harness.NotTried, "CAP_SYS_RESOURCE"):
+                harness.Server.limit_fds(server)
+
+    def test_a_filter_of_system_calls_ends_it_under_the_shim(self):
+        text = script(ONE_AT_A_TIME, reply="client.sendall(data); 'SHIM' in os.environ and "
+                                           "os.kill(os.getpid(), signal.SIGSYS)")
+        status, output = self.check(text, "0,14")
+        self.assertEqual(status, 0, output)
+        self.assertIn("its seccomp filter forbids a call", output)
+        text = script(ONE_AT_A_TIME, reply="os.kill(os.getpid(), signal.SIGSYS)")
+        self.assertIn("strace -f", self.check(text, "0")[1])
+
+
 class Descriptors(unittest.TestCase):
     """Of a server that has several for each client, the limit of the machine may be reached."""
 
     def fail(self, limit, own=False):
         """What becomes of a failure, when this process is the server."""
         server = mock.Mock(own=own, pid=os.getpid())
-        with mock.patch.object(resource, "prlimit", lambda *_: (limit, limit)), \
+        with mock.patch.object(kernel, "fd_limit", lambda _: limit), \
                 sharing.descriptors_for(server, []):
             raise harness.Fail("no answer")
 
     def test_at_its_limit_it_is_not_tried(self):
         with self.assertRaisesRegex(harness.NotTried, "the limit is 2 "):
             self.fail(2)
+
+    def test_nor_where_it_has_room_for_a_part_of_what_a_client_needs(self):
+        with self.assertRaisesRegex(harness.NotTried, "the limit is"):
+            self.fail(len(kernel.open_fds(os.getpid())) + 2)
+
+    def test_a_limit_is_read_of_any_user(self):
+        self.assertEqual(kernel.fd_limit(os.getpid()),
+                         resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
     def test_below_its_limit_it_fails(self):
         for limit, own in (100_000, False), (2, True):

@@ -151,12 +151,104 @@ MANY_AT_ONCE = """\
     """
 
 
+# As stage 6. Who leaves, or breaks, goes through drop().
+BUFFERS = """\
+    #!{python}
+    import select, socket, sys
+    class Client:
+        def __init__(self, sock):
+            self.sock, self.out = sock, bytearray()
+    def drop(client):
+        del clients[client.sock.fileno()]
+        client.sock.close()
+        {at_close}
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    epoll, clients, kept = select.epoll(), {{}}, []
+    epoll.register(listener, select.EPOLLIN)
+    while True:
+        for fd, events in epoll.poll():
+            if fd == listener.fileno():
+                sock, _ = listener.accept()
+                sock.setblocking(False)
+                client = clients[sock.fileno()] = Client(sock)
+                {at_accept}
+                epoll.register(sock, select.EPOLLIN)
+                continue
+            client = clients[fd]
+            try:
+                if events & ~select.EPOLLOUT and len(client.out) < 1 << 17:
+                    client.out += client.sock.recv(65536) or drop(client)
+                del client.out[:client.sock.send(client.out)]
+            except BlockingIOError:
+                pass
+            except OSError:
+                drop(client)
+            except TypeError:
+                continue
+            if fd in clients:
+                {when_held}
+                full = len(client.out) >= 1 << 17
+                epoll.modify(fd, select.EPOLLIN * (not full)
+                             | select.EPOLLOUT * bool(client.out))
+    """
+
+# A few threads share all clients, and each waits in send() as a thread for one client may.
+FEW_THREADS = """\
+    #!{python}
+    import select, socket, sys, threading
+    def serve(epoll):
+        while True:
+            for fd, _ in epoll.poll():
+                try:
+                    if data := clients[fd].recv(65536):
+                        clients[fd].sendall(data)
+                        continue
+                except OSError:
+                    pass
+                clients.pop(fd).close()
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    clients, epolls = {{}}, [select.epoll() for _ in range(16)]
+    for epoll in epolls:
+        threading.Thread(target=serve, args=(epoll,), daemon=True).start()
+    while True:
+        client, _ = listener.accept()
+        clients[client.fileno()] = client
+        epolls[client.fileno() % 16].register(client, select.EPOLLIN)
+    """
+
+# A process for each client. What comes of it when this one has left?
+FORKS = """\
+    #!{python}
+    import os, signal, socket, sys
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    {on_start}
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    print("mine listening on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    while True:
+        client, _ = listener.accept()
+        if os.fork():
+            client.close()
+            continue
+        try:
+            while data := client.recv(65536):
+                client.sendall(data)
+        except OSError:
+            pass
+        client.close()
+        {at_close}
+    """
+
+
 def script(text, **parts):
     """A server as a text, with its parts filled in."""
     defaults = {"python": sys.executable, "on_start": "pass", "before_line": "pass",
                 "before_accept": "pass", "reply": "client.sendall(data)", "for_listener": "pass",
                 "at_eagain": "return", "at_accept": "pass", "at_close": "pass",
-                "asked": "select.EPOLLIN"}
+                "asked": "select.EPOLLIN", "when_held": "pass"}
     return textwrap.dedent(text).format(**{**defaults, **parts})
 
 
@@ -507,6 +599,97 @@ class WrongServers(ReadersServer):
                            "P nothing is left after 10,000 clients")
 
 
+class Sharing(ReadersServer):
+    """What clients share, and what is left of them."""
+
+    def test_two_have_one_place_in_a_table(self):
+        text = script(BUFFERS, at_accept="client.out = kept.setdefault(fd_of(client), client.out)")
+        text = text.replace("clients, kept =", "fd_of, clients, kept =").replace(
+            "select.epoll(), {}, []", "select.epoll(), lambda c: c.sock.fileno() % 1024, {}, {}")
+        self.assertIn("lambda", text)
+        self.assert_caught(self.check(text, "7", 6), "differs", "number % size", "1 passed")
+
+    def test_a_limit_for_all_together(self):
+        text = script(BUFFERS, when_held="if sum(len(c.out) for c in clients.values()) > 1 << 20: "
+                                         "epoll.modify(fd, 0); continue")
+        self.assert_caught(self.check(text, "7", 6), "a limit, a thread", "1 passed")
+
+    def test_a_few_threads_wait_in_send(self):
+        self.assert_caught(self.check(script(FEW_THREADS), "7", 6), "send() on descriptor",
+                           "a limit, a thread", "1 passed")
+
+    def test_close_waits(self):
+        linger = "client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0<\\0\\0\\0')"
+        self.assert_caught(self.check(script(LEVEL, at_accept=linger), "6", 4), "sleeps in close()",
+                           "SO_LINGER", "5 passed")
+
+    def test_output_of_who_has_broken_is_kept(self):
+        text = script(BUFFERS, at_close="kept.append(client.out)")
+        self.assert_caught(self.check(text, "9", 6), "more memory after 60 clients", "2 passed")
+
+    def test_it_goes_round_after_the_end_of_input(self):
+        text = script(BUFFERS).replace("select.EPOLLIN * (not full)",
+                                       "select.EPOLLIN * (not full) | select.EPOLLRDHUP")
+        text = text.replace("recv(65536) or drop(client)", "recv(65536)")
+        text = text.replace("events & ~select.EPOLLOUT and", "events & select.EPOLLIN and")
+        self.assert_caught(self.check(text, "6", 6), "goes in circles", "EPOLLRDHUP")
+
+    def test_nothing_is_shared_and_nothing_is_left(self):
+        status, output = self.check(script(BUFFERS), "7,9", 6)
+        self.assertEqual(status, 0, output)
+
+    def left(self, **parts):
+        """What is said of the processes that stay behind a few clients."""
+        path = os.path.join(self.place.name, "mine")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(script(FORKS, **parts))
+        os.chmod(path, 0o755)
+        with harness.Server([path]) as server, mock.patch.object(leaving, "PROCESSES", 10):
+            visits = leaving.Visits(server)
+            visits.clients = 50
+            before = leaving.started(server)
+            visits.come_and_go()
+            leaving.require_few_left(server, visits, before)
+
+    def test_processes_that_nobody_waits_for(self):
+        with self.assertRaises(harness.Fail) as caught:
+            self.left(at_close="os._exit(0)")
+        self.assertIn("50 have ended", str(caught.exception))
+        self.assertIn("wait(2)", caught.exception.look)
+
+    def test_children_that_accept_when_their_client_has_left(self):
+        with self.assertRaises(harness.Fail) as caught:
+            self.left(on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+        self.assertRegex(str(caught.exception), r"^\d\d children more .* 0 have ended")
+        self.assertIn("accept()", caught.exception.look)
+
+    def test_children_that_end(self):
+        self.left(on_start="signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+                  at_close="os._exit(0)")
+
+
+class Urgent(ReadersServer):
+    """Bytes out of band, and lengths that are round in other ways."""
+
+    def test_priority_is_asked_for_and_not_read(self):
+        text = script(LEVEL, asked="select.EPOLLIN | select.EPOLLPRI")
+        self.assert_caught(self.check(text, "17", 4), "sleeps in recv()", "POLLPRI", "2 passed")
+
+    def test_it_goes_round_for_an_urgent_byte(self):
+        text = script(BUFFERS).replace("register(sock, select.EPOLLIN)",
+                                       "register(sock, select.EPOLLIN | select.EPOLLPRI)")
+        text = text.replace("if events & ~", "if events & select.EPOLLIN and events & ~")
+        text = text.replace("epoll.modify(fd, ", "epoll.modify(fd, select.EPOLLPRI | ")
+        self.assert_caught(self.check(text, "17", 6), "POLLPRI")
+
+    def test_a_full_buffer_of_a_round_size(self):
+        text = script(ONE_AT_A_TIME).replace("recv(65536)", "recv(1000)").replace(
+            "total += len(data)", "while not len(data) % 1000:\n                    data += "
+            "client.recv(1000)\n                total += len(data)")
+        self.assertIn("% 1000", text)
+        self.assert_caught(self.check(text, "5"), "0 of 1,000 bytes came")
+
+
 class Words(unittest.TestCase):
     """What is to be looked at, when a server is seen to do something."""
 
@@ -752,6 +935,14 @@ class ReadersOwnWays(ReadersServer):
         status, output = self.check(text, "28")
         self.assertEqual(status, 0, output)
         self.assertIn("SIGTERM ends it, with status 0", output)
+
+    def test_a_client_that_goes_on_sending_moves_the_deadline(self):
+        text = script(ONE_AT_A_TIME, before_accept="late and sys.exit(0)",
+                      on_start="late = []; "
+                               "signal.signal(signal.SIGTERM, lambda *_: late.append(1))",
+                      reply="client.sendall(data); late and client.settimeout(0.3)")
+        with mock.patch.dict(os.environ, TEST_FAILSAFE="2"):
+            self.assert_caught(self.check(text, "28", 7), "whatever this client does")
 
     def test_ignores_sigterm(self):
         text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
