@@ -10,7 +10,8 @@ from tests.outside import kernel
 # Seconds, without those in which there was no core: see Deadline. The tests of mutants wait less
 # long, because what is missing there will not come.
 FAILSAFE = float(os.environ.get("TEST_FAILSAFE", 30)) * SLOWER
-SPIN_MS = 6000 * SLOWER  # CPU time that no answer needs: a server that uses it up goes in circles
+# CPU time that no answer needs: a server that uses it up goes in circles. The same holds here.
+SPIN_MS = float(os.environ.get("TEST_SPIN_MS", 6000)) * SLOWER
 
 
 class Deadline:
