@@ -8,6 +8,8 @@ import sys
 from tests import harness
 from tests.outside import kernel
 
+PATIENCE = 10 * harness.CELL_FAILSAFE  # at a load of 30 it takes minutes until a script has begun
+
 
 def command(module, *arguments):
     """How to run it."""
@@ -32,11 +34,11 @@ def ended_early(module, *arguments, ready, number=signal.SIGINT, **more):
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             encoding="utf-8", start_new_session=True, **more)) as process:
         harness.wait_for(lambda: ready(names_below(process.pid)), "it has begun",
-                         failsafe=harness.CELL_FAILSAFE)
+                         failsafe=PATIENCE)
         children = kernel.descendants(process.pid)
         (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
         harness.wait_for(lambda: all(map(kernel.is_over, [process.pid, *children])),
-                         "no process is left", failsafe=harness.CELL_FAILSAFE)
+                         "no process is left", failsafe=PATIENCE)
         return process.wait(), process.stderr.read()
 
 

@@ -340,9 +340,14 @@ class WhatIsNotAsked(RightServer):
                                  " os._exit(1))"), "10", 1, "a use of its own for SIGUSR1")
 
     def test_who_waits_at_its_end_for_one_that_does_not_read(self):
-        text = script(ONE_AT_A_TIME, on_start="stop, busy = [], []; signal.signal(signal.SIGTERM, "
+        text = script(ONE_AT_A_TIME, on_start="import fcntl, termios; stop, busy = [], []; "
+                      "signal.signal(signal.SIGTERM, "
                       "lambda *_: stop.append(1) if busy else os._exit(0))",
-                      reply="busy.append(1); client.sendall(data); stop and os._exit(0)")
+                      reply="busy.append(1); client.sendall(data); "
+                            "stop and (unread(), os._exit(0))")
+        text = text.replace("while True:\n", "unread = lambda: [time.sleep(0.01) for _ in iter("
+                            "lambda: fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), bytes(4))]\n"
+                            "while True:\n", 1)
         self.assert_right(text, "28", 1, "SIGTERM does not end it")
 
     def test_a_process_for_each_client_is_not_multiplied_by_thousands(self):

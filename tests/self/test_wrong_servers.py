@@ -950,7 +950,7 @@ class ReadersOwnWays(ReadersServer):
         text = script(ONE_AT_A_TIME, before_accept="late and sys.exit(0)",
                       on_start="late = []; "
                                "signal.signal(signal.SIGTERM, lambda *_: late.append(1))",
-                      reply="client.sendall(data); late and client.settimeout(0.3)")
+                      reply="client.sendall(data); late and client.settimeout(60)")
         with mock.patch.dict(os.environ, TEST_FAILSAFE="2"):
             self.assert_caught(self.check(text, "28", 7), "whatever this client does")
 
