@@ -45,7 +45,7 @@ class Fake:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = self.listener.getsockname()[1]
         self.before = b""
-        self.acted = 0  # when it has answered last, or ended a connection
+        self.acted = 0  # when it had its last answer, which may be to end a connection
         self.sockets, self.threads = [], [threading.Thread(target=self.accept, daemon=True)]
 
     def __enter__(self):
@@ -79,11 +79,11 @@ class Fake:
                 before, self.before = self.before, frame
                 reply = self.answer(frame, number, before)
                 if reply is None:
-                    break
-                client.sendall(reply)
+                    client.shutdown(socket.SHUT_RDWR)
+                else:
+                    client.sendall(reply)
                 self.acted = time.monotonic()
                 number += 1
-        self.acted = time.monotonic()
 
 
 def flip(frame, number, _):
