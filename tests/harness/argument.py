@@ -29,9 +29,14 @@ def one_of(known):
     return parse
 
 
+def numbers(text):
+    """The type of an argument of numbers with commas between them."""
+    return [int(number) for number in text.split(",")]
+
+
 def counts(text):
-    """The type of an argument of numbers with commas between them, each more than 0."""
-    found = [int(number) for number in text.split(",")]
+    """The same, each more than 0."""
+    found = numbers(text)
     if min(found) < 1:
         raise argparse.ArgumentTypeError(f"{text}: each must be more than 0")
     return found

@@ -324,8 +324,8 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("stage", type=int, choices=list(harness.STAGES))
     arguments.add_argument("--server", help="your own server (default: ours)")
-    arguments.add_argument("--rows", type=argument.some_of(probes.ROWS), help="only these: 1,7,9")
-    arguments.add_argument("--hint", type=argument.some_of(probes.ROWS),
+    arguments.add_argument("--rows", type=argument.numbers, help="only these: 1,7,9")
+    arguments.add_argument("--hint", type=argument.numbers,
                            help="only these, and say what to write")
     arguments.add_argument("--build", default=harness.BUILD, help="where our servers are")
     options = arguments.parse_args()

@@ -4,6 +4,7 @@ from tests.outside import kernel, runtime
 from tests.harness import (KIB, MIB, SAN, WHOSE, Fail, Gone, counted, difference, frame, pattern,
                            probe, wait_for)
 from tests.probes.flood import Flood, dropped
+from tests.probes.leaving import NOISE_KIB
 from tests.probes.sharing import fd_room
 from tests.probes.syscalls import OutOfReach, start
 
@@ -278,7 +279,6 @@ def closes_without_waiting(stage):
 
 
 BREAK = 60  # clients, of which each leaves output behind
-NOISE_KIB = 4 * KIB  # of memory, that a server may need for other things meanwhile
 
 
 @probe(row=9, title="what is held for a client is given up when the connection breaks",

@@ -136,7 +136,7 @@ class OtherPrograms(unittest.TestCase):
 
 
 UNKNOWN = [
-    "tests.learn.check 4 --rows 99", "tests.learn.check 4 --hint x", "tests.learn.check 9",
+    "tests.learn.check 4 --rows x", "tests.learn.check 4 --hint x", "tests.learn.check 9",
     "tests.learn.matrix --rows x", "tests.learn.solution 9", "tests.learn.start 9",
     "tests.learn.trace 9", "tests.mutants.__main__ 9", "tests.mutants.__main__ no-such-mutant",
     "tests.book.commands no-such.md", "tests.book.style no-such.md", "tests.book.recorded 9 9 Z",

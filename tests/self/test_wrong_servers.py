@@ -389,6 +389,10 @@ class WrongServers(ReadersServer):
         self.assert_caught(result, "0 passed, 1 failed, 3 not run because it does not start",
                            "has not passed anything of stage 1 yet")
 
+    def test_a_row_that_is_not_there(self):
+        self.assert_caught(self.check(script(ONE_AT_A_TIME), "99", option="--hint"),
+                           "none of these rows is asked of stage 1")
+
     def test_nor_is_it_said_for_each_row_that_was_asked_for(self):
         text = script(ONE_AT_A_TIME, on_start="sys.exit(3)")
         result = self.check(text, "9,18")
