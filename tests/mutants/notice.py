@@ -1,6 +1,8 @@
 """Who notices that a line is gone: rows of the matrix, unit tests, the simulator, scripts."""
 
+import math
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,8 @@ SOAK, CROWDS = {32}, {3, 4, 31}  # random; slow, because of their 1,500 to 10,00
 SIM_RUNS = "3000"
 PATIENCE = "4"  # seconds that a test waits for what may never come
 HANGS = 50  # looks, a tenth of a second apart, that find a test asleep and not woken
-CPU_SECONDS = 10  # that a test may use: one that goes in circles has failed too
+CPU_SECONDS = 10  # that a test may use
+CIRCLES = 10  # times the CPU that it needs without the patch, after which it goes in circles
 SPIN_MS = 1500 * harness.SLOWER  # the same of a server: ours need a hundredth of it for an answer
 
 
@@ -55,10 +58,12 @@ class Notice:
     def test_notices(self, test, workshop):
         """Does it fail with the patch, and only with it?"""
         flags = self.mutant.flags
-        if not passes(test, workshop.tests(test, None, flags)):
+        whole, used = workshop.tests(test, None, flags), cpu_of_children()
+        if not passes(test, whole, CPU_SECONDS):
             raise RuntimeError(f"{test} fails without the patch, too")
-        program = workshop.tests(test, self.mutant, flags)
-        return not all(passes(test, program) for _ in range(TRIES))
+        used = cpu_of_children() - used
+        program, most = workshop.tests(test, self.mutant, flags), 1 + CIRCLES * used
+        return not all(passes(test, program, most) for _ in range(TRIES))
 
     # Rows
 
@@ -90,8 +95,11 @@ class Notice:
                        if harness.judge(task[0], mutant.stage, verdict)})
 
 
-def passes(test, program):
-    """Does the test pass in this program; a script, with the programs in this folder?"""
+def passes(test, program, cpu):
+    """Does the test pass in this program; a script, with the programs in this folder?
+
+    No process of it may use more than so many seconds of CPU.
+    """
     command = [str(program), f"--gtest_filter={test}:{test}/*"]
     if test == "sim":
         command = [str(program), "--runs", SIM_RUNS]
@@ -99,7 +107,7 @@ def passes(test, program):
         command = [sys.executable, "-W", "ignore", "-m", "unittest", "--failfast", test]
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TEST_FAILSAFE": PATIENCE,
                    "BUILD": str(program)}
-    limited = ["prlimit", f"--cpu={CPU_SECONDS}", *harness.tied(command)]
+    limited = ["prlimit", f"--cpu={math.ceil(cpu)}", *harness.tied(command)]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(limited, stdin=subprocess.DEVNULL, stdout=said,
                                    stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
@@ -109,6 +117,12 @@ def passes(test, program):
         if b"[==========] Running 0 tests" in words or b"has no attribute 'test_" in words:
             raise RuntimeError(f"there is no test {test}")
     return ended_well
+
+
+def cpu_of_children():
+    """Seconds of CPU that the processes which this one has waited for have used."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def ends_well(process):
