@@ -94,7 +94,8 @@ def failure(probe, number, verdict, before):
     says = [("received", problem)]
     if first and first.row == 0:  # all the rest may follow from that, and need not be long
         return text + indented("received", problem) + indented("mend first", "row 0")
-    if not same:
+    asked_before = any(its.expected == verdict.expected for _, its in before)
+    if not same or same.row == probe.row and not asked_before:
         says = [("sent", verdict.sent), ("expected", verdict.expected), *says]
     says += [("look at", look) for look in places(probe, verdict, before)]
     if stops(probe, verdict):  # it is about our agreement, which is no exercise

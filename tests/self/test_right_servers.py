@@ -509,6 +509,16 @@ class Beginners(ReadersServer):
                            "mend first: row 11: this one may only follow from it", "HINT=9")
         self.assertEqual(result[1].count("look at: why it ends"), 1, result[1])
 
+    def test_the_same_is_seen_and_something_else_was_expected(self):
+        probes.load()
+        first, second = harness.probes(rows=[28], stage=7)[:2]
+        its, other = (harness.Verdict("F", "", "not within 2 s", expected, "a byte", [], 0.0)
+                      for expected in ("its end", "an answer"))
+        said = check.failure(second, 7, other, [(first, its)])
+        self.assertIn("expected: an answer", said)
+        self.assertNotIn("mend first", said)
+        self.assertNotIn("expected:", check.failure(second, 7, its, [(first, its)]))
+
     def test_with_two_mistakes_mended_it_is_stage_1(self):
         text = script(BEGINNERS).replace(
             "    client, address = listener.accept()\n",
