@@ -4,12 +4,15 @@ import signal
 import time
 
 from tests.outside import kernel
-from tests.harness import (FAILSAFE, KIB, MIB, Fail, Gone, Lesson, NoStart, counted, frame, probe,
-                           wait_for)
+from tests.harness import (FAILSAFE, KIB, MIB, Fail, Gone, Lesson, NoStart, NotTried, counted,
+                           frame, probe, wait_for)
 from tests.probes.flood import FRAME, Flood
 
 TCP_REPAIR, IPPROTO_TCP = 19, 6  # linux/tcp.h
 HOUR_MS = 3_600_000  # a deadline that does not come, however late we read
+SOON = 0.25  # seconds: who has heard of a stop waits so long at least for the rest of a message
+TRIES = 8  # of a client that is to be in time, and may have no core then
+BUSY = "this machine is too busy: no client of ours is in time"
 
 
 def start_with(stage, *options):
@@ -128,6 +131,52 @@ def vanished(stage):
     given_up(stage, server, client)
 
 
+@probe(row=27, title="a client that reads slowly is not silent", expect="- - - - - - P",
+       look="send(2): what it has taken is a sign of life; tcp(7): SIOCOUTQ",
+       hint="a deadline begins anew when the client takes output, and not only when it sends")
+def slow_reader(stage):
+    """It takes its answers for as long as three deadlines, and sends nothing meanwhile."""
+    for idle in (0.4, 0.8, 1.6, 3.2):
+        server = start_with(stage, "--idle-ms", int(1000 * idle), "--tick-ms", 50)
+        flood, pauses = Flood(server.connect(rcvbuf=64 * KIB), 16 * MIB), Pauses()
+        try:
+            flood.push_until_stuck()
+            pauses.end()
+            while pauses.seconds() < 3 * idle:
+                flood.pull(32 * KIB)
+                pauses.end()
+                time.sleep(idle / 10)
+            flood.stop()
+            flood.drain()
+            return
+        except Gone as gone:
+            pauses.end()
+            if pauses.longest < idle / 2:
+                raise Fail(f"the connection ended ({gone.how}) while it read: "
+                           f"{counted(flood.received, 'byte')} came within "
+                           f"{pauses.seconds():.1f} s", sent=f"{counted(flood.sent, 'byte')}",
+                           expected=f"a client that reads 32 KiB after each {idle / 10:.2f} s may "
+                                    "go on") from None
+    raise NotTried(BUSY)
+
+
+class Pauses:
+    """How long we have done nothing: we may have had no core."""
+
+    def __init__(self):
+        self.began = self.last = time.monotonic()
+        self.longest = 0.0
+
+    def end(self):
+        """We do something."""
+        now = time.monotonic()
+        self.last, self.longest = now, max(self.longest, now - self.last)
+
+    def seconds(self):
+        """Since the beginning."""
+        return self.last - self.began
+
+
 def stop(server):
     """SIGTERM. Fail if nothing can come of it."""
     if kernel.ignores(server.pid, signal.SIGTERM):
@@ -235,6 +284,34 @@ def stop_while_sending(stage):
 
     wait_for(ends, "it ends 300 ms after SIGTERM, whatever this client does", server)
     require_exit(stage, server)
+
+
+@probe(title="SIGTERM: a message that has begun may end",
+       **{**STOP, "expect": "- - - - - - P", "look": "what becomes of input that is no message yet?",
+          "hint": "after SIGTERM, wait a little for the rest of a message that has begun"})
+def stop_in_a_message(stage):
+    """Its rest comes when the server has heard of the signal, and has nothing to do."""
+    message = frame(b"begun before SIGTERM, and sent to its end after it")
+    for _ in range(TRIES):
+        server = start_with(stage, "--drain-ms", HOUR_MS)
+        client = server.connect()
+        client.roundtrip()
+        client.send(message[:20])
+        wait_for(lambda: not client.unread(), "the server reads a part of a frame", server)
+        woken, begin = server.wake_ups(), time.monotonic()
+        stop(server)
+        wait_for(lambda: server.exited() or server.wake_ups() > woken and server.asleep(),
+                 "the server has had the signal, and sleeps", server)
+        in_time = time.monotonic() - begin < SOON
+        try:
+            client.send(message[20:])
+            client.expect(message)
+            client.expect_end()
+            return require_exit(stage, server)
+        except Fail:
+            if in_time:
+                raise
+    raise NotTried(BUSY)
 
 
 @probe(title="SIGTERM: who waits in the accept queue is answered", **STOP)

@@ -46,11 +46,16 @@ class Flood:
                          so_far=f"{counted(self.received, 'byte')} came; ")
 
     def push_until_stuck(self):
-        """Send, without reading, until nothing moves: the server sleeps and takes no more."""
+        """Send, without reading, until nothing moves: the server sleeps and takes no more.
+
+        While it sleeps and has taken all that has arrived, more is on its way, however full our
+        side is.
+        """
         server = self.client.server
 
         def stuck():
-            return not self.push() and server.asleep() and not self.push()
+            return (not self.push() and server.asleep() and not self.push()
+                    and (self.client.unread() > 0 or self.sent == self.total))
         wait_for(stuck, "the server stops reading from a client that does not read", server)
 
     def stop(self):

@@ -958,6 +958,21 @@ class ReadersOwnWays(ReadersServer):
         with mock.patch.dict(os.environ, TEST_FAILSAFE="2"):
             self.assert_caught(self.check(text, "28", 7), "whatever this client does")
 
+    def test_throws_the_half_of_a_message_away_at_sigterm(self):
+        text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGTERM, "
+                                              "lambda *_: sys.exit(0))")
+        verdict = self.verdict(text, "stop_in_a_message", 7)
+        self.assertEqual(verdict.outcome, "F", verdict.seen)
+        self.assertIn("20 bytes came back right, then nothing more came", verdict.seen)
+
+    def test_takes_a_slow_reader_for_a_silent_client(self):
+        text = script(THREAD_EACH).replace("    with client:", "    client.settimeout(int(sys.argv["
+                                           "sys.argv.index('--idle-ms') + 1]) / 1000)\n"
+                                           "    with client:").replace("65536", "1 << 20")
+        verdict = self.verdict(text, "slow_reader", 7)
+        self.assertEqual(verdict.outcome, "F", verdict.seen)
+        self.assertRegex(verdict.seen, r"the connection ended \(.*\) while it read: .* bytes came")
+
     def test_ignores_sigterm(self):
         text = script(ONE_AT_A_TIME, on_start="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
         self.assert_caught(self.check(text, "28"), "it ignores SIGTERM")
