@@ -15,6 +15,8 @@ from tests.outside import kernel
 
 SOFT_LIMIT = 1024  # open descriptors: what most shells allow, as chapter 3 says
 FAILSAFE = 5 * harness.FAILSAFE  # a command may compile everything, on a busy machine
+LOOKS = 8  # so often that time, for as long as something moves: top(1) prints for ever
+MANY = 100  # pieces of what is printed, between two looks
 MARK = "\x1e"  # around the prompt, which is the exit status
 PROMPT = re.compile(rf"{MARK}(\d+){MARK}")
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\(B|[=>])|\r|\x0f")
@@ -53,9 +55,10 @@ class Terminal:
         os.execvpe("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"], environment)
 
     def read(self):
-        """Take what has been printed."""
+        """Take what has been printed, and not for ever from what prints without end."""
         try:
-            while data := os.read(self.end, 1 << 16):
+            for _ in range(MANY):
+                data = os.read(self.end, 1 << 16)
                 self.screen += ESCAPES.sub("", data.decode(errors="replace"))
         except OSError:
             pass  # nothing now, or the shell has ended
@@ -117,14 +120,15 @@ class Desk:
                 terminal.read()
             return condition()
 
-        before = deadline = None
+        before, deadline, looks = None, None, 0
         while not looked():
             if not deadline or deadline.passed():
                 now = kernel.descendants(os.getpid()), [len(t.screen) for t in
                                                         self.terminals.values()]
-                if now == before:
-                    raise harness.Fail(f"not within {FAILSAFE:.0f} s", expected=what)
+                if now == before or looks == LOOKS:
+                    raise harness.Fail(f"not within {looks * FAILSAFE:.0f} s", expected=what)
                 before, deadline = now, harness.Deadline(FAILSAFE, *now[0])
+                looks += 1
             time.sleep(0.005)  # lets others run; no verdict depends on how long
 
     def run(self, number, command):

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 from tests import harness
-from tests.book import blocks, commands, lookup, markdown
+from tests.book import blocks, commands, lookup, markdown, terminal
 from tests.self import run
 
 WAITS = 'python3 -uc "print(\'here\'); input(); print(\'gone\')"'  # a program that stays
@@ -107,6 +108,11 @@ class Played(unittest.TestCase):
 
     def test_asleep_in_a_call(self):
         self.played("<!-- play 1 $ sleep 600; 1 in clock_nanosleep; 1 ^C; 1 ends 130 -->\n")
+
+    def test_what_prints_for_ever_is_not_waited_for_as_long(self):
+        with mock.patch.multiple(terminal, FAILSAFE=0.5, LOOKS=2):
+            self.is_wrong("<!-- play 1 $ while sleep 0.05; do echo here; done; 1 ends -->\n", "not within 1 s",
+                          "an end")
 
     def test_the_next_command_of_the_block(self):
         self.assertEqual(self.played(f"<!-- play 1 $; 1 shows here; 2 $ -->\n\n"
