@@ -282,12 +282,20 @@ def run(chosen, build, jobs):
                 status.clear()
                 failed += suite.end()
                 results.append(suite.result)
+            reap({suite.process.pid for suite in active})
             status.say(len(results), active)
     finally:
         status.clear()
         for suite in active:
             suite.kill()
     return results, failed
+
+
+def reap(suites):
+    """Wait for what has ended. Not for a suite: for what has lost its parent, and is ours since."""
+    for pid in set(kernel.children(os.getpid())) - suites:
+        if kernel.state(pid) == "Z":
+            os.waitpid(pid, 0)
 
 
 @contextlib.contextmanager

@@ -114,6 +114,25 @@ class Run(WithSuites):
         self.assertIn("exit status -9", said)
 
 
+    def test_what_has_lost_its_parent_is_waited_for(self):
+        harness.adopt_orphans()
+        result = self.run_them("""
+            import os, pathlib, time
+            ours, its = os.pipe()
+            if not os.fork():
+                if not os.fork():
+                    os.write(its, b"%d" % os.getpid())
+                os._exit(0)
+            os.wait()
+            orphan = pathlib.Path("/proc", os.read(ours, 9).decode())
+            end = time.monotonic() + 30
+            while orphan.exists() and time.monotonic() < end:
+                time.sleep(0.01)
+            print(f"{1 - orphan.exists()} passed, {1 * orphan.exists()} failed")
+            """)
+        self.assertEqual(result[:2], ([1, 0, 0], []))
+
+
 class Hangs(WithSuites):
     """Suites that do not end: each is one failure, and the others go on."""
 
