@@ -111,8 +111,8 @@ class Played(unittest.TestCase):
 
     def test_what_prints_for_ever_is_not_waited_for_as_long(self):
         with mock.patch.multiple(terminal, FAILSAFE=0.5, LOOKS=2):
-            self.is_wrong("<!-- play 1 $ while sleep 0.05; do echo here; done; 1 ends -->\n", "not within 1 s",
-                          "an end")
+            self.is_wrong("<!-- play 1 $ while sleep 0.05; do echo here; done; 1 ends -->\n",
+                          "not within 1 s", "an end")
 
     def test_the_next_command_of_the_block(self):
         self.assertEqual(self.played(f"<!-- play 1 $; 1 shows here; 2 $ -->\n\n"

@@ -287,7 +287,7 @@ def stop_while_sending(stage):
 
 
 @probe(title="SIGTERM: a message that has begun may end",
-       **{**STOP, "expect": "- - - - - - P", "look": "what becomes of input that is no message yet?",
+       **{**STOP, "expect": "- - - - - - P", "look": "what becomes of input that is no message yet",
           "hint": "after SIGTERM, wait a little for the rest of a message that has begun"})
 def stop_in_a_message(stage):
     """Its rest comes when the server has heard of the signal, and has nothing to do."""
