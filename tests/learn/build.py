@@ -81,9 +81,21 @@ class Ladder:
         return "\n".join(lines)
 
 
+def put_to(row, number, server, build, right):
+    """What a row makes of a server: (what has been seen, is it wrong). `right`: what to say if not.
+
+    None: the row could not be tried on this machine.
+    """
+    try:
+        wrong = notice.difference(row, number, server, build)
+    except harness.NotTried as why:
+        return f"not tried: {why}", None
+    return (wrong.seen, True) if wrong else (right, False)
+
+
 def climb(number, build, ask):
     """All steps, one after the other. Returns how many did not do what they say."""
-    ladder, failed = Ladder(number), 0
+    ladder, failed, skipped = Ladder(number), 0, 0
     names = " ".join(step.without + (";" if step != ladder.steps[-1] else ".")
                      for step in ladder.steps)
     print(fill(f"{ladder.folder} in {len(ladder.steps)} steps. The server that we begin with lacks "
@@ -93,18 +105,20 @@ def climb(number, build, ask):
         for at, step in enumerate(ladder.steps):
             servers.append(ladder.server(at + 1, place))
             row = step.rows[0]
-            before = notice.difference(row, number, servers[at], build)
+            seen, fails = put_to(row, number, servers[at], build, "passes, although it should not")
             print(f"\n{at + 1}. {step.without}\n")
             print(fill(f"Without it: {step.seen}"))
-            print(fill(f"Row {row}, {probes.ROWS[row]}: "
-                       + (before.seen if before else "passes, although it should not"), "    "))
+            print(fill(f"Row {row}, {probes.ROWS[row]}: {seen}", "    "))
             ask("\nWhich lines are missing? Return shows them. ")
             print("\n" + ladder.change(at) + "\n")
-            after = notice.difference(row, number, servers[at + 1], build)
-            seen = after.seen if after else "as its chapter says."
+            seen, still = put_to(row, number, servers[at + 1], build, "as its chapter says.")
             print(fill(f"Row {row} now: {seen}", "    "))
-            failed += not before or after is not None
-    print(f"\n{ladder.folder} is whole: {len(ladder.steps) - failed} passed, {failed} failed")
+            if fails is False or still:
+                failed += 1
+            elif None in (fails, still):
+                skipped += 1
+    print(f"\n{ladder.folder} is whole: {len(ladder.steps) - failed - skipped} passed, "
+          f"{failed} failed" + f", {skipped} skipped" * (skipped > 0))
     return failed
 
 

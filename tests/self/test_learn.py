@@ -1,14 +1,16 @@
 """Starters compile and say what to do; each step of build-N turns its row."""
 
+import contextlib
+import io
 import pathlib
 import subprocess
 import tempfile
 import unittest
+from unittest import mock
 
 from tests import harness
-from tests.learn import start
+from tests.learn import build, start
 from tests.self import scripts
-
 
 
 class Starters(unittest.TestCase):
@@ -54,7 +56,15 @@ class Building(unittest.TestCase):
             with self.subTest(harness.STAGES[number]):
                 done = scripts.run("tests.learn.build", number, "--build", harness.BUILD)
                 self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
-                self.assertRegex(done.stdout, r"is whole: \d passed, 0 failed\n$")
+                self.assertRegex(done.stdout, r"is whole: \d passed, 0 failed(, \d skipped)?\n$")
+
+    def test_a_row_that_cannot_be_tried_here(self):
+        said = io.StringIO()
+        with mock.patch.object(build.notice, "difference", side_effect=harness.NotTried("no room")), \
+                mock.patch.object(build.Ladder, "server"), contextlib.redirect_stdout(said):
+            self.assertEqual(build.climb(1, harness.BUILD, lambda _: None), 0)
+        self.assertIn("not tried: no room", said.getvalue())
+        self.assertIn("0 passed, 0 failed, 3 skipped", said.getvalue())
 
     def test_stage_7_is_refused_in_words(self):
         done = scripts.run("tests.learn.build", 7)
