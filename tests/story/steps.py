@@ -292,8 +292,8 @@ class Recorder:
         """What would change if anything were still under way; None while it is."""
         ends = [(actor, actor.client.far_end(), actor.client.near_end())
                 for actor in self.actors.values() if not actor.over]
-        if not self.over and kernel.blocked_call(self.server.pid) is None:
-            return None
+        if not self.over and kernel.blocked_calls(self.server.pid) is None:
+            return None  # it runs, or stands still and we have not been told yet
         for actor, far, near in ends:
             if actor.reads and (near and near.unread or far and far.unsent):
                 return None
