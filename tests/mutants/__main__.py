@@ -72,10 +72,10 @@ def chosen(what):
 def judged(todo, workshop, options):
     """Each mutant and what came of it, in their order. Each is judged in a process of its own.
 
-    There is one more at work than there are cores, because they wait at times, or fewer where
+    There are two more at work than there are cores, because they wait at times, or fewer where
     there is little memory. They are no threads, because judging forks.
     """
-    jobs = min(len(os.sched_getaffinity(0)), harness.gigabytes()) + 1
+    jobs = min(len(os.sched_getaffinity(0)), harness.gigabytes()) + 2
     waiting, active, notices = list(todo), {}, {}
     for mutant in todo:
         while mutant not in notices:
