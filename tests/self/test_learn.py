@@ -59,8 +59,8 @@ class Building(unittest.TestCase):
                 self.assertRegex(done.stdout, r"is whole: \d passed, 0 failed(, \d skipped)?\n$")
 
     def test_a_row_that_cannot_be_tried_here(self):
-        said = io.StringIO()
-        with mock.patch.object(build.notice, "difference", side_effect=harness.NotTried("no room")), \
+        said, refused = io.StringIO(), harness.NotTried("no room")
+        with mock.patch.object(build.notice, "difference", side_effect=refused), \
                 mock.patch.object(build.Ladder, "server"), contextlib.redirect_stdout(said):
             self.assertEqual(build.climb(1, harness.BUILD, lambda _: None), 0)
         self.assertIn("not tried: no room", said.getvalue())
