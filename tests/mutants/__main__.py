@@ -75,7 +75,7 @@ def judged(todo, workshop, options):
     There are two more at work than there are cores, because they wait at times, or fewer where
     there is little memory. They are no threads, because judging forks.
     """
-    jobs = min(len(os.sched_getaffinity(0)), harness.gigabytes()) + 2
+    jobs = min(len(os.sched_getaffinity(0)) + 2, harness.gigabytes() + 1)
     waiting, active, notices = list(todo), {}, {}
     for mutant in todo:
         while mutant not in notices:

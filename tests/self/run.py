@@ -320,7 +320,8 @@ def busy(count, core=None):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--build", default="build", help="where the programs are")
-    arguments.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)) + 3,
+    jobs = min(len(os.sched_getaffinity(0)), harness.gigabytes()) + 3
+    arguments.add_argument("--jobs", type=int, default=jobs,
                            help="suites at a time: most of them wait for something half the time")
     arguments.add_argument("--busy", type=int, default=0, help="processes that burn CPU beside")
     arguments.add_argument("suite", nargs="*", help="only these")
