@@ -2,10 +2,14 @@
 
 #include "loop_fixture.h"
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <fstream>
+#include <string>
 #include <sys/eventfd.h>
 #include <thread>
+#include <unistd.h>
 #include <utility>
 
 // ---- the tick ----------------------------------------------------------------------------------
@@ -137,6 +141,38 @@ TEST_F(ThreadsTest, PostFromEightThreadsRunsEverythingInTheOrderOfEach) {
     loop().run();
     EXPECT_EQ(total, threads * each);
     EXPECT_TRUE(in_order);
+}
+
+// Is a thread asleep? Its state is behind its name, which is in brackets (proc(5)).
+bool sleeps(pid_t thread) {
+    std::ifstream stat("/proc/self/task/" + std::to_string(thread) + "/stat");
+    std::string text{std::istreambuf_iterator<char>(stat), {}};
+    std::size_t end = text.rfind(')');
+    return end != text.npos && text.substr(end + 2, 1) == "S";
+}
+
+// While one thread is in the middle of post(), another one comes: does it wait, or go in as well?
+TEST_F(ThreadsTest, PostIsForOneThreadAtATime) {
+    std::atomic<int> inside = 0, most = 0;
+    std::atomic<pid_t> second = 0;
+    std::jthread other;
+    int ran = 0;
+    kernel.write = [&](int fd, const void* bytes, std::size_t size) {  // the last act of post()
+        most = std::max(most.load(), ++inside);
+        if (most == 1 && second == 0) {
+            other = std::jthread([&] {
+                second = gettid();
+                loop().post([&] { ++ran; });
+            });
+            EXPECT_TRUE(eventually([&] { return inside == 2 || (second && sleeps(second)); }));
+        }
+        --inside;
+        return real::write(fd, bytes, size);
+    };
+    loop().post([&] { ++ran; });
+    other.join();
+    EXPECT_EQ(most, 1);
+    EXPECT_TRUE(turn_until([&] { return ran == 2; }));
 }
 
 TEST_F(ThreadsTest, StopFromEightThreads) {
