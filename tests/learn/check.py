@@ -312,7 +312,10 @@ def summary(number, results, rows, own, hints):
     if not own:
         print("\n" + textwrap.fill(distance(number, results, rows), WIDTH))
     elif not failed:
-        print(f"\n{harness.STAGES[number]}: everything as its chapter says")
+        untried = {p.row for p, v in results.items() if passes(p, number, v, own) is None}
+        print(f"\n{harness.STAGES[number]}: " + (
+            f"as its chapter says; {listed(untried)} could not be tried" if untried else
+            "everything as its chapter says"))
     if failed and not own and not not_run and not hints:
         row = min(p.row for p, v in results.items() if passes(p, number, v, own) is False)
         print(f"What to write for a row: make check-{number} SERVER=... HINT={row}")

@@ -41,7 +41,7 @@ TRY = {
 def check(number, build):
     """Run the quick rows; returns what went wrong."""
     tasks = [(probe, number, None, build) for probe in harness.probes(ROWS, number)]
-    wrong, lessons = [], []
+    wrong, lessons, untried = [], [], []
     with runner.progress(len(tasks)) as step:
         for (probe, *_), verdict in runner.run_all(tasks):
             step(probe.title)
@@ -49,12 +49,13 @@ def check(number, build):
             if problem:
                 wrong.append(f"row {probe.row}, {probe.title}: {problem}")
             elif verdict.outcome == "L":
-                lessons.append(f"row {probe.row}, {probe.title}: it {verdict.kind}")
-    print(f"{harness.STAGES[number]} is built. {len(tasks) - len(wrong)} of "
+                lessons.append(f"meant to fail, row {probe.row}, {probe.title}: it {verdict.kind}")
+            elif why := harness.untried(verdict):
+                untried.append(f"row {probe.row}, {probe.title}: {why}")
+    print(f"{harness.STAGES[number]} is built. {len(tasks) - len(wrong) - len(untried)} of "
           f"{harness.counted(len(tasks), 'quick probe')} came out as its chapter says.")
-    for text in lessons:
-        print(textwrap.fill(f"meant to fail, {text}", 80, initial_indent="  ",
-                            subsequent_indent="    "))
+    for text in lessons + untried:
+        print(textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="    "))
     for text in wrong:
         print(f"  FAIL  {text}")
     return wrong

@@ -9,7 +9,8 @@ import unittest
 from unittest import mock
 
 from tests import harness
-from tests.learn import build, start
+from tests import probes
+from tests.learn import build, check, start, step
 from tests.self import scripts
 
 
@@ -46,6 +47,36 @@ class Starters(unittest.TestCase):
             self.assertEqual((done.returncode, done.stdout), (1, ""))
             self.assertRegex(done.stderr, "is there already, and yours")
             self.assertEqual(path.read_text("utf-8"), "mine")
+
+
+class Untried(unittest.TestCase):
+    """What could not be tried is not as its chapter says."""
+
+    NOT_HERE = harness.Verdict("-", "", "no room", "", "", [], 0.0)
+
+    def said(self, function, *arguments):
+        """What it returns, and what it prints."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            return function(*arguments), said.getvalue()
+
+    def test_check(self):
+        probes.load()
+        first, second = harness.probes(rows=[9], stage=1)[:2]
+        results = {first: self.NOT_HERE, second: self.NOT_HERE._replace(outcome="P")}
+        status, said = self.said(check.summary, 1, results, [9], True, False)
+        self.assertEqual(status, 0)
+        self.assertIn("01-blocking: as its chapter says; row 9 could not be tried\n1 passed", said)
+
+    def test_step(self):
+        probes.load()
+        everything = [(task, self.NOT_HERE) for task in
+                      [(probe, 1, None, "") for probe in harness.probes(step.ROWS, 1)]]
+        with mock.patch.object(step.runner, "run_all", lambda _: everything):
+            wrong, said = self.said(step.check, 1, "")
+        self.assertEqual(wrong, [])
+        self.assertIn("is built. 0 of ", said)
+        self.assertIn("not tried: no room", said)
 
 
 class Building(unittest.TestCase):
