@@ -113,7 +113,6 @@ class Run(WithSuites):
         self.assertEqual((sums, failed), ([0, 1, 0], ["suite 0: see above"]))
         self.assertIn("exit status -9", said)
 
-
     def test_what_has_lost_its_parent_is_waited_for(self):
         harness.adopt_orphans()
         result = self.run_them("""

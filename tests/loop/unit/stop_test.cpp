@@ -73,6 +73,7 @@ TEST_F(StopTest, WhatIsStillUnreadMakesNoReset) {
     kernel.recv = [](int, void*, std::size_t, int) { return fail_with(EAGAIN); };
     client.send("and more");
     loop().stop();
+    // Not by what connection.h has for it: no mutant of that has to compile this file.
     auto queued = [fd](unsigned long request) {
         int bytes = -1;
         ioctl(fd, request, &bytes);
